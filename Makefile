@@ -1,0 +1,71 @@
+# make setup   a virtual environment in .venv with everything in it: libraries, ROS 2, this package, its messages
+# make demo    setup, then a few episodes of the whole loop; figures and pictures in out/
+# make test    setup, checks and tests
+# make lint    ruff and mypy
+# make clean   takes away what the others made, .venv included, but not the results in out/
+#
+# Needs: python3 (3.10 or later) with venv, a C++ compiler, make; x86_64. Nothing else from the system.
+# Variables: PYTHON=python3.12       the interpreter to make .venv with
+#            PIP_ARGS="..."          more arguments for pip, as the index of PyTorch's CPU builds: the default index gives
+#                                    builds for CUDA, several GB larger
+#            DEMO_ARGS="..."         arguments of `twinbrain demo`
+#            PYTEST_ARGS="..."       arguments of pytest
+
+PYTHON ?= python3
+PIP_ARGS ?=
+DEMO_ARGS ?= --task all --episodes 6
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# A sourced ROS installation or another environment's libraries must not mix with the ones in .venv.
+unexport PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+REQUIREMENTS := requirements/core.txt requirements/ros.txt requirements/dev.txt
+INTERFACES := $(wildcard msg/*.msg srv/*.srv)
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/.package-done $(VENV)/.messages-done
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "error: $(PYTHON) is missing or older than 3.10; try make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' \
+	  || { echo "error: $(PYTHON) lacks venv; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@command -v c++ >/dev/null || command -v g++ >/dev/null \
+	  || { echo "error: no C++ compiler; on Debian and Ubuntu: apt install build-essential"; exit 1; }
+	@test "$$(uname -s)-$$(uname -m)" = Linux-x86_64 \
+	  || { echo "error: the ROS 2 wheels are for Linux on x86_64 only; elsewhere build in a colcon workspace"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One command for all files, so that torch's pin holds while the other packages' requirements are resolved.
+$(VENV)/.requirements-done: $(REQUIREMENTS) | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet $(PIP_ARGS) \
+	  $(addprefix -r ,$(REQUIREMENTS))
+	@touch $@
+
+# Again after the requirements: a reinstalled wheel brings back the CMake exports that are mended here.
+$(VENV)/.messages-done: $(VENV)/.requirements-done $(INTERFACES) CMakeLists.txt scripts/build_messages.py
+	$(BIN)/python scripts/build_messages.py
+	@touch $@
+
+$(VENV)/.package-done: $(VENV)/.requirements-done setup.py pyproject.toml package.xml
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup
+	@mkdir -p out
+	$(BIN)/twinbrain demo $(DEMO_ARGS) --json out/demo.json --sheet out/demo.png --log-dir out/logs
+
+lint: setup
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+test: setup lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,47 @@
+"""The package's own description of itself agrees with itself."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+import twinbrain_ros
+
+ROOT = Path(__file__).resolve().parents[2]
+INTERFACES = sorted([*ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")])
+
+
+def test_version_is_the_same_everywhere() -> None:
+    assert ElementTree.parse(ROOT / "package.xml").findtext("version") == twinbrain_ros.__version__
+
+
+def test_every_interface_is_built() -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    listed = set(re.findall(r"(?:msg|srv)/\w+\.(?:msg|srv)", cmake))
+    assert listed == {str(path.relative_to(ROOT)) for path in INTERFACES}
+
+
+@pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.name)
+def test_every_field_of_an_interface_is_documented(path: Path) -> None:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and line != "---"]
+    fields = [line for line in lines if not line.startswith("#")]
+    undocumented = [line for line in fields if "#" not in line]
+    assert fields and not undocumented
+
+
+def test_every_executable_that_colcon_installs_is_there() -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    programs = re.findall(r"^\s+(scripts/\w+)", cmake, flags=re.MULTILINE)
+    assert len(programs) == 4
+    for program in programs:
+        assert (ROOT / program).stat().st_mode & 0o111, f"{program} is not executable"
+
+
+def test_wheel_requirements_are_pinned() -> None:
+    for path in sorted((ROOT / "requirements").glob("*.txt")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            requirement = line.partition("#")[0].strip()
+            assert not requirement or "==" in requirement, f"{path.name}: {requirement}"

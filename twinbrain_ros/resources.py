@@ -1,0 +1,64 @@
+"""Where the package's own files are: robot files, launch files and the demo checkpoint."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+PACKAGE = "twinbrain_ros"
+
+
+def _candidate_shares() -> list[Path]:
+    """Places that can hold `config/`, most specific first."""
+    package_dir = Path(__file__).resolve().parent
+    places = []
+    if (package_dir.parent / "package.xml").is_file():
+        places.append(package_dir.parent)  # the source tree
+    # An install prefix: <prefix>/lib/python3.X/site-packages/twinbrain_ros/resources.py (Debian:
+    # <prefix>/local/lib/...).
+    places += [parent / "share" / PACKAGE for parent in package_dir.parents]
+    overlays = [entry for entry in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if entry]
+    places += [Path(prefix) / "share" / PACKAGE for prefix in (*overlays, sys.prefix)]
+    return places
+
+
+def share_dir() -> Path:
+    """Directory that holds `config/` and `launch/`.
+
+    The source tree when run from it, else `<prefix>/share/twinbrain_ros` of the installation.
+
+    Raises:
+        FileNotFoundError: neither is there; names the places that were tried.
+    """
+    places = _candidate_shares()
+    for place in places:
+        if (place / "config").is_dir():
+            return place
+    tried = ", ".join(str(place) for place in places)
+    raise FileNotFoundError(f"no directory with {PACKAGE}'s config/ found; tried: {tried}")
+
+
+def robot_file_path(name_or_path: str | Path) -> Path:
+    """Path of a robot file, from the name of a shipped one (`wx250s`) or from a path.
+
+    Raises:
+        FileNotFoundError: there is no such file; names what was tried and the robots that are shipped.
+    """
+    given = Path(name_or_path).expanduser()
+    if given.is_file():
+        return given.resolve()
+    shipped = share_dir() / "config" / "robots"
+    by_name = shipped / f"{name_or_path}.yaml"
+    if given.name == str(name_or_path) and by_name.is_file():
+        return by_name
+    known = ", ".join(sorted(path.stem for path in shipped.glob("*.yaml"))) or "none"
+    raise FileNotFoundError(
+        f"robot file {str(name_or_path)!r}: neither a file ({given.absolute()}) nor a shipped robot "
+        f"({by_name}); shipped robots: {known}"
+    )
+
+
+def demo_checkpoint() -> Path:
+    """Directory of the checkpoint that ships in the package; absent in a tree that was never trained."""
+    return Path(__file__).resolve().parent / "checkpoints" / "demo"
