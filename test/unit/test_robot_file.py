@@ -1,0 +1,130 @@
+"""The robot file: what ships is complete, and what is wrong is named with file, key, found and expected."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sim_fixtures import shared_robot
+
+from twinbrain_ros.robot.robot_file import RobotFileError, load_robot
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
+    """Returns a function that writes a changed copy of the shipped robot file and returns its path."""
+    source = shared_robot()
+
+    def write(change: Callable[[dict[str, Any]], None]) -> Path:
+        document = yaml.safe_load(source.path.read_text())
+        change(document)
+        path = tmp_path / "edited.yaml"
+        path.write_text(yaml.safe_dump(document))
+        shutil.copy(source.urdf_path, tmp_path / source.urdf_path.name)
+        return path
+
+    return write
+
+
+def test_the_shipped_robot_is_a_widowx_250() -> None:
+    robot = shared_robot()
+    assert robot.name == "wx250s"
+    assert robot.arm_joints == ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
+    assert robot.limits["elbow"].upper == pytest.approx(1.6057, abs=1e-4)
+    assert [limit.effort for limit in robot.limits.values()] == [10, 20, 15, 2, 5, 1]
+    assert [camera.role for camera in robot.cameras] == ["third_person", "wrist"]
+    assert robot.action.names[-1] == "gripper" and robot.action.horizon == 8
+    assert "<robot" in robot.urdf()
+
+
+def test_gripper_opening_and_finger_position_are_inverse() -> None:
+    gripper = shared_robot().gripper
+    assert gripper.opening(0.015) == pytest.approx(0.0) and gripper.opening(0.037) == pytest.approx(1.0)
+    assert gripper.opening(gripper.finger(0.3)) == pytest.approx(0.3)
+    assert gripper.finger(1.5) == pytest.approx(gripper.open_m)  # a command is clipped
+    assert gripper.opening(0.04) > 1.0  # a measurement is not
+
+
+def test_a_changed_copy_that_is_still_right_loads(edited: Callable[..., Path]) -> None:
+    robot = load_robot(edited(lambda document: document["rates"].update(command_hz=25.0)))
+    assert robot.rates.command_hz == 25.0
+
+
+def _drop_period(document: dict[str, Any]) -> None:
+    del document["action"]["period_s"]
+
+
+def _misspell_horizon(document: dict[str, Any]) -> None:
+    document["action"]["horizn"] = document["action"].pop("horizon")
+
+
+def _drop_limits_of_elbow(document: dict[str, Any]) -> None:
+    del document["arm"]["limits"]["elbow"]
+
+
+def _set(*keys: str | int, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        place: Any = document
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_drop_period, ["missing key 'action.period_s'"]),
+        (_misspell_horizon, ["unknown key 'action.horizn'", "did you mean 'horizon'?"]),
+        (_drop_limits_of_elbow, ["missing key 'arm.limits.elbow'"]),
+        (_set("rates", "command_hz", value="fast"), ["'rates.command_hz' is 'fast'", "a finite number"]),
+        (_set("rates", "command_hz", value=float("nan")), ["'rates.command_hz' is nan", "a finite number"]),
+        (_set("action", "horizon", value=8.5), ["'action.horizon' is 8.5", "an integer within [1, 1000]"]),
+        (_set("action", "horizon", value=True), ["'action.horizon' is True", "an integer"]),
+        (_set("action", "execution_steps", value=9), ["'action.execution_steps' is 9", "within [1, 8]"]),
+        (_set("action", "space", value="twist"), ["'action.space' is 'twist'", "ee_delta, joint_position"]),
+        (_set("action", "names", value=["dx"]), ["'action.names' is ['dx']", "'dyaw'"]),
+        (_set("cameras", 0, "width", value=0), ["'cameras[0].width' is 0", "an integer within [1, 8192]"]),
+        (_set("cameras", 1, "name", value="front"), ["'cameras' is ['front', 'front']", "different names"]),
+        (_set("cameras", 0, "encoding", value="rgb"), ["'cameras[0].encoding' is 'rgb'", "rgb8, bgr8"]),
+        (_set("topics", "joint_states", value="/joint_states"), ["'/joint_states'", "a relative topic"]),
+        (_set("arm", "home", value=[0, 0, 0, 0, 3.0, 0]), ["'arm.home'", "'wrist_angle' within its limits"]),
+        (_set("arm", "home", value=[0.0, 0.0]), ["'arm.home' is [0.0, 0.0]", "a list of 6 finite numbers"]),
+        (_set("arm", "joints", value="waist"), ["'arm.joints' is 'waist'", "a list of"]),
+        (_set("arm", "limits", "elbow", "upper", value=1.5), ["arm.limits.elbow.upper", "expected 1.6057"]),
+        (_set("frames", "tool", value="hand"), ["'frames.tool' is 'hand'", "a link of wx250s.urdf"]),
+        (_set("gripper", "joint", value="thumb"), ["joint 'thumb'", "a joint of wx250s.urdf"]),
+        (_set("gripper", "open_m", value=0.01), ["'gripper.open_m' is 0.01", "more than closed_m, 0.015"]),
+        (_set("workspace", "upper", value=[0, 0, 0]), ["'workspace.upper'", "more than lower"]),
+        (_set("urdf", value="other.urdf"), ["'urdf'", "does not exist"]),
+        (_set("cameras", value=[]), ["'cameras' is []", "at least one camera"]),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_place_and_what_was_expected(
+    edited: Callable[..., Path], change: Callable[[dict[str, Any]], None], said: list[str]
+) -> None:
+    path = edited(change)
+    with pytest.raises(RobotFileError) as error:
+        load_robot(path)
+    for words in [str(path), *said]:
+        assert words in str(error.value)
+
+
+def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text("- a\n- b\n")
+    with pytest.raises(RobotFileError, match=r"top level.*expected a mapping"):
+        load_robot(path)
+    path.write_text("a: [")
+    with pytest.raises(RobotFileError, match="not readable as YAML"):
+        load_robot(path)
+
+
+def test_a_missing_file_names_what_was_tried() -> None:
+    with pytest.raises(FileNotFoundError, match="wx999"):
+        load_robot("wx999")

@@ -1,0 +1,352 @@
+"""The robot file: one YAML per arm, read strictly into frozen dataclasses.
+
+Every node, the recorder and the trainer read the same file, so that what a topic is called, which joint is
+the third and what an action means is written down once. SI units and radians; the unit is in the name where
+the type does not carry it.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import yaml
+
+from twinbrain_ros.resources import robot_file_path
+from twinbrain_ros.robot.strict import StrictMapping
+
+CAMERA_ROLES = ("third_person", "wrist")
+ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
+ACTION_SPACES = ("ee_delta", "joint_position")
+COMPOSITIONS = ("observation", "previous_target")
+EE_DELTA_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
+STATE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+
+
+class RobotFileError(ValueError):
+    """A robot file that cannot be used; the message names file, key, value found and value expected."""
+
+
+@dataclass(frozen=True)
+class JointLimit:
+    """Limits of one joint: position [rad], velocity [rad/s], effort [N m]."""
+
+    lower: float
+    upper: float
+    velocity: float
+    effort: float
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """A gripper moved by one finger joint [m] that a second one mirrors; ``force_n`` bounds its servo [N]."""
+
+    joint: str
+    mimic: str
+    closed_m: float
+    open_m: float
+    force_n: float
+
+    def opening(self, finger_m: float) -> float:
+        """Return the opening, 0 closed to 1 open, of a finger position [m]; a measurement: not clipped."""
+        return (float(finger_m) - self.closed_m) / (self.open_m - self.closed_m)
+
+    def finger(self, opening: float) -> float:
+        """Return the finger position [m] of an opening; a command: clipped to 0..1."""
+        return self.closed_m + min(max(float(opening), 0.0), 1.0) * (self.open_m - self.closed_m)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera: its topic, role and the exact images [pixels] it must deliver at ``rate_hz``."""
+
+    name: str
+    topic: str
+    role: str
+    width: int
+    height: int
+    encoding: str
+    rate_hz: float
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Relative topic names."""
+
+    joint_states: str
+    instruction: str
+    action_chunk: str
+    chunk_status: str
+    arm_trajectory: str
+    gripper_trajectory: str
+    robot_description: str
+    control_mode: str
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Publishing rates [Hz]."""
+
+    joint_states_hz: float
+    command_hz: float
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """A chunk: ``horizon`` steps of ``names``, ``period_s`` apart; ``execution_steps`` are executed."""
+
+    space: str
+    composition: str
+    names: tuple[str, ...]
+    horizon: int
+    period_s: float
+    execution_steps: int
+    max_chunk_age_s: float
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """The proprioceptive state; how old [s] and how far apart [s] the parts of an observation may be."""
+
+    state_names: tuple[str, ...]
+    max_age_s: float
+    max_skew_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """The box the tool may be commanded to, base frame [m]; both corners have shape [3]."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class RobotFile:
+    """One robot. ``home`` [rad] has shape [len(arm_joints)] and their order."""
+
+    name: str
+    path: Path
+    urdf_path: Path
+    base_frame: str
+    tool_frame: str
+    arm_joints: tuple[str, ...]
+    limits: Mapping[str, JointLimit]
+    home: np.ndarray
+    gripper: Gripper
+    cameras: tuple[Camera, ...]
+    topics: Topics
+    rates: Rates
+    action: ActionSpec
+    observation: ObservationSpec
+    workspace: Workspace
+
+    def urdf(self) -> str:
+        """Return the text of the URDF."""
+        return self.urdf_path.read_text(encoding="utf-8")
+
+    def camera(self, name: str) -> Camera:
+        """Return the camera called ``name``; KeyError names those there are."""
+        for camera in self.cameras:
+            if camera.name == name:
+                return camera
+        raise KeyError(f"no camera '{name}': {self.name} has {', '.join(c.name for c in self.cameras)}")
+
+    @property
+    def lower(self) -> np.ndarray:
+        """Lower joint limits [rad], shape [len(arm_joints)]."""
+        return np.array([self.limits[joint].lower for joint in self.arm_joints])
+
+    @property
+    def upper(self) -> np.ndarray:
+        """Upper joint limits [rad], shape [len(arm_joints)]."""
+        return np.array([self.limits[joint].upper for joint in self.arm_joints])
+
+
+def load_robot(name_or_path: str | Path) -> RobotFile:
+    """Read a robot file.
+
+    Args:
+        name_or_path: the name of a robot that ships with the package (``wx250s``), or a path.
+
+    Raises:
+        FileNotFoundError: no such file; the message names what was tried.
+        RobotFileError: the file is not a valid robot file.
+    """
+    path = robot_file_path(str(name_or_path))
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RobotFileError(f"{path}: not readable as YAML: {error}") from error
+    robot = _robot(document, path)
+    _check_urdf(robot)
+    return robot
+
+
+def _robot(document: Any, path: Path) -> RobotFile:
+    keys = ("name", "urdf", "frames", "arm", "gripper", "cameras", "topics", "rates", "action", "observation")
+    top = StrictMapping(document, str(path), (*keys, "workspace"), error=RobotFileError)
+    frames = top.mapping("frames", ("base", "tool"))
+    arm = top.mapping("arm", ("joints", "limits", "home"))
+    joints = arm.texts("joints")
+    limits = _limits(arm.mapping("limits", joints), joints)
+    topics = top.mapping("topics", tuple(Topics.__dataclass_fields__))
+    rates = top.mapping("rates", ("joint_states_hz", "command_hz"))
+    observation = top.mapping("observation", ("state_names", "max_age_s", "max_skew_s"))
+    state_names = observation.texts("state_names")
+    if state_names != STATE_NAMES:
+        raise observation.fail("state_names", list(state_names), str(list(STATE_NAMES)))
+    return RobotFile(
+        name=top.text("name"),
+        path=path,
+        urdf_path=path.parent / top.text("urdf"),
+        base_frame=frames.text("base"),
+        tool_frame=frames.text("tool"),
+        arm_joints=joints,
+        limits=limits,
+        home=_home(arm, joints, limits),
+        gripper=_gripper(top),
+        cameras=_cameras(top),
+        topics=Topics(**{key: _topic(topics, key) for key in Topics.__dataclass_fields__}),
+        rates=Rates(rates.number("joint_states_hz", 1, 1000), rates.number("command_hz", 1, 1000)),
+        action=_action(top, joints),
+        observation=ObservationSpec(
+            state_names,
+            observation.number("max_age_s", 0.001, 10),
+            observation.number("max_skew_s", 0.001, 10),
+        ),
+        workspace=_workspace(top),
+    )
+
+
+def _limits(source: StrictMapping, joints: tuple[str, ...]) -> Mapping[str, JointLimit]:
+    limits = {}
+    for joint in joints:
+        entry = source.mapping(joint, ("lower", "upper", "velocity", "effort"))
+        limit = JointLimit(
+            *(entry.number("lower"), entry.number("upper")),
+            *(entry.number("velocity", 0.0), entry.number("effort", 0.0)),
+        )
+        if limit.lower >= limit.upper:
+            raise entry.fail("upper", limit.upper, f"more than lower, {limit.lower:g}")
+        limits[joint] = limit
+    return MappingProxyType(limits)
+
+
+def _home(arm: StrictMapping, joints: tuple[str, ...], limits: Mapping[str, JointLimit]) -> np.ndarray:
+    home = arm.numbers("home", len(joints))
+    for joint, value in zip(joints, home, strict=True):
+        limit = limits[joint]
+        if not limit.lower <= value <= limit.upper:
+            bounds = f"[{limit.lower:g}, {limit.upper:g}]"
+            raise arm.fail("home", list(home), f"'{joint}' within its limits {bounds}")
+    return _frozen(home)
+
+
+def _gripper(top: StrictMapping) -> Gripper:
+    source = top.mapping("gripper", ("joint", "mimic", "closed_m", "open_m", "force_n"))
+    closed_m = source.number("closed_m")
+    open_m = source.number("open_m")
+    if open_m <= closed_m:
+        raise source.fail("open_m", open_m, f"more than closed_m, {closed_m:g}")
+    force_n = source.number("force_n", 0.0)
+    return Gripper(source.text("joint"), source.text("mimic"), closed_m, open_m, force_n)
+
+
+def _cameras(top: StrictMapping) -> tuple[Camera, ...]:
+    entries = top.raw("cameras")
+    if not isinstance(entries, list) or not entries:
+        raise top.fail("cameras", entries, "a list of at least one camera")
+    cameras = []
+    for index, entry in enumerate(entries):
+        keys = tuple(Camera.__dataclass_fields__)
+        source = StrictMapping(entry, top.source, keys, f"cameras[{index}]", RobotFileError)
+        cameras.append(
+            Camera(
+                source.text("name"),
+                _topic(source, "topic"),
+                source.text("role", CAMERA_ROLES),
+                source.integer("width", 1, 8192),
+                source.integer("height", 1, 8192),
+                source.text("encoding", ENCODINGS),
+                source.number("rate_hz", 0.1, 1000),
+            )
+        )
+    names = [camera.name for camera in cameras]
+    if len(set(names)) != len(names):
+        raise top.fail("cameras", names, "cameras of different names")
+    return tuple(cameras)
+
+
+def _topic(source: StrictMapping, key: str) -> str:
+    topic = source.text(key)
+    if topic.startswith(("/", "~")) or any(char.isspace() for char in topic):
+        raise source.fail(key, topic, "a relative topic name without spaces")
+    return topic
+
+
+def _action(top: StrictMapping, joints: tuple[str, ...]) -> ActionSpec:
+    source = top.mapping("action", tuple(ActionSpec.__dataclass_fields__))
+    space = source.text("space", ACTION_SPACES)
+    names = source.texts("names")
+    expected = EE_DELTA_NAMES if space == "ee_delta" else (*joints, "gripper")
+    if names != expected:
+        raise source.fail("names", list(names), f"{list(expected)}, the names of the action space {space}")
+    horizon = source.integer("horizon", 1, 1000)
+    return ActionSpec(
+        space=space,
+        composition=source.text("composition", COMPOSITIONS),
+        names=names,
+        horizon=horizon,
+        period_s=source.number("period_s", 0.001, 10),
+        execution_steps=source.integer("execution_steps", 1, horizon),
+        max_chunk_age_s=source.number("max_chunk_age_s", 0.001, 60),
+    )
+
+
+def _workspace(top: StrictMapping) -> Workspace:
+    source = top.mapping("workspace", ("lower", "upper"))
+    lower, upper = source.numbers("lower", 3), source.numbers("upper", 3)
+    if any(low >= high for low, high in zip(lower, upper, strict=True)):
+        raise source.fail("upper", list(upper), f"more than lower, {list(lower)}, on every axis")
+    return Workspace(_frozen(lower), _frozen(upper))
+
+
+def _frozen(values: tuple[float, ...]) -> np.ndarray:
+    array = np.array(values, dtype=np.float64)
+    array.setflags(write=False)
+    return array
+
+
+def _check_urdf(robot: RobotFile) -> None:
+    """Hold the robot file against its URDF: frames and joints must be there, position limits must agree."""
+    urdf = robot.urdf_path
+    try:
+        root = ElementTree.fromstring(robot.urdf())
+    except FileNotFoundError as error:
+        raise RobotFileError(f"{robot.path}: 'urdf' is {urdf}, which does not exist") from error
+    except ElementTree.ParseError as error:
+        raise RobotFileError(f"{robot.path}: 'urdf' is {urdf}, not readable as XML: {error}") from error
+    links = {link.get("name") for link in root.iter("link")}
+    joints = {joint.get("name"): joint for joint in root.iter("joint") if joint.get("type")}
+    for key, frame in (("frames.base", robot.base_frame), ("frames.tool", robot.tool_frame)):
+        if frame not in links:
+            raise RobotFileError(f"{robot.path}: '{key}' is '{frame}', expected a link of {urdf.name}")
+    for joint in (*robot.arm_joints, robot.gripper.joint, robot.gripper.mimic):
+        if joint not in joints:
+            raise RobotFileError(f"{robot.path}: joint '{joint}' found, expected a joint of {urdf.name}")
+    for name in robot.arm_joints:
+        element = joints[name].find("limit")
+        limit = robot.limits[name]
+        for key, value in (("lower", limit.lower), ("upper", limit.upper)):
+            found = float(element.get(key, "nan")) if element is not None else float("nan")
+            if not abs(found - value) < 1e-6:
+                field = f"arm.limits.{name}.{key}"
+                raise RobotFileError(
+                    f"{robot.path}: '{field}' is {value:g}, expected {found:g} as in {urdf.name}"
+                )
