@@ -1,0 +1,124 @@
+"""From a chunk's action space to joint waypoints, inside the workspace and the joint limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinbrain_ros.robot.actions import compose_ee_deltas
+from twinbrain_ros.robot.chunk import ActionChunk
+from twinbrain_ros.robot.kinematics import Kinematics
+from twinbrain_ros.robot.robot_file import RobotFile
+
+Array = NDArray[np.float64]
+
+# A pose that inverse kinematics misses by more than this is not the pose the policy asked for.
+MAX_POSITION_ERROR_M = 0.01
+MAX_ROTATION_ERROR_RAD = 0.15
+# A joint that would have to move this many times faster than it can has changed branch (elbow up to elbow
+# down, a wrist turned round): following it would swing the arm through poses nobody asked for.
+BRANCH_JUMP_FACTOR = 2.0
+GRIPPER_THRESHOLD = 0.5  # an opening above this opens, else closes (WidowX convention)
+
+
+class WaypointError(ValueError):
+    """The chunk's waypoints cannot be executed on this arm."""
+
+
+@dataclass(frozen=True)
+class Waypoints:
+    """Joint waypoints of some steps of a chunk: arm [N, J] in rad, finger_m [N] in m."""
+
+    arm: Array
+    finger_m: Array
+
+
+class WaypointMaker:
+    """Turns steps of a chunk into joint waypoints.
+
+    Args:
+        robot: limits, workspace box, gripper and action space.
+        kinematics: of the same robot.
+    """
+
+    def __init__(self, robot: RobotFile, kinematics: Kinematics) -> None:
+        self._robot = robot
+        self._kinematics = kinematics
+        self._speed = np.array([robot.limits[name].velocity for name in robot.arm_joints])
+
+    def make(
+        self, chunk: ActionChunk, first: int, last: int, start_q: Array, target_at_due: Callable[[], Array]
+    ) -> Waypoints:
+        """Waypoints of the steps `first` to `last`, both included.
+
+        Args:
+            chunk: validated against the robot.
+            first, last: steps that will be executed; only these cost inverse kinematics.
+            start_q: [J] joints that the motion starts from [rad], the seed of inverse kinematics.
+            target_at_due: gives the joints [J] that were commanded at the chunk's due time [rad]; asked
+                only when the chunk composes on the previous target.
+        Raises:
+            WaypointError: a pose is out of reach, or a joint would have to jump.
+        """
+        if chunk.action_space == "joint_position":
+            arm = self._from_joints(chunk, first, last)
+            finger = np.array([self._robot.gripper.finger(o) for o in chunk.data[first : last + 1, -1]])
+            return Waypoints(arm, finger)
+        base = chunk.observation_positions if chunk.composition == "observation" else target_at_due()
+        arm = self._from_deltas(chunk, first, last, start_q, np.asarray(base, dtype=np.float64))
+        return Waypoints(arm, self._switched(chunk.data[first : last + 1, -1]))
+
+    def _switched(self, openings: Array) -> Array:
+        gripper = self._robot.gripper
+        return np.where(openings > GRIPPER_THRESHOLD, gripper.open_m, gripper.closed_m).astype(np.float64)
+
+    def _from_deltas(self, chunk: ActionChunk, first: int, last: int, start_q: Array, base_q: Array) -> Array:
+        position, rotation = self._kinematics.forward(base_q)
+        positions, rotations = compose_ee_deltas(position, rotation, chunk.data[: last + 1, :6])
+        seed, out = start_q, []
+        for step in range(first, last + 1):
+            q = self._solve(step, positions[step], rotations[step], seed)
+            self._check_jump(step, seed, q, chunk.period_s)
+            out.append(q)
+            seed = q
+        return np.array(out)
+
+    def _from_joints(self, chunk: ActionChunk, first: int, last: int) -> Array:
+        """Absolute joint targets; one whose tool leaves the workspace box is moved to its border."""
+        count = len(self._robot.arm_joints)
+        out = []
+        for step in range(first, last + 1):
+            q = np.asarray(chunk.data[step, :count], dtype=np.float64)
+            position, rotation = self._kinematics.forward(q)
+            box = self._robot.workspace
+            if np.any(position < box.lower) or np.any(position > box.upper):
+                q = self._solve(step, position, rotation, q)
+            out.append(q)
+        return np.array(out)
+
+    def _solve(self, step: int, position: Array, rotation: Array, seed: Array) -> Array:
+        box = self._robot.workspace
+        inside = np.clip(position, box.lower, box.upper)
+        result = self._kinematics.inverse(inside, rotation, seed)
+        far = result.position_error_m > MAX_POSITION_ERROR_M
+        if far or result.rotation_error_rad > MAX_ROTATION_ERROR_RAD:
+            x, y, z = inside
+            raise WaypointError(
+                f"step {step}: no arm position reaches ({x:.3f}, {y:.3f}, {z:.3f}) m: missed by "
+                f"{result.position_error_m * 1e3:.1f} mm and {result.rotation_error_rad:.2f} rad, expected "
+                f"at most {MAX_POSITION_ERROR_M * 1e3:.0f} mm and {MAX_ROTATION_ERROR_RAD} rad"
+            )
+        return np.asarray(result.q, dtype=np.float64)
+
+    def _check_jump(self, step: int, previous: Array, q: Array, period_s: float) -> None:
+        moved = np.abs(q - previous)
+        allowed = BRANCH_JUMP_FACTOR * self._speed * period_s
+        if np.any(moved > allowed):
+            worst = int(np.argmax(moved / allowed))
+            raise WaypointError(
+                f"step {step}: joint {self._robot.arm_joints[worst]!r} would have to jump by "
+                f"{moved[worst]:.2f} rad in {period_s} s, expected at most {allowed[worst]:.2f} rad"
+            )

@@ -1,0 +1,1 @@
+"""Stamped messages, bags and datasets in and out."""

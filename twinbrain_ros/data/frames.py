@@ -1,0 +1,208 @@
+"""The one way to build an observation: from stamped camera images and joint states, live or from a bag."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinbrain_ros.data.decode import FrameError, image_from_buffer, joints_from_names
+from twinbrain_ros.robot.actions import tool_state
+from twinbrain_ros.robot.kinematics import Kinematics
+from twinbrain_ros.robot.robot_file import RobotFile
+
+__all__ = [
+    "FrameBuilder",
+    "FrameError",
+    "NotReady",
+    "Observation",
+    "Problem",
+    "image_from_buffer",
+    "joints_from_names",
+]
+
+NS_PER_S = 1_000_000_000
+
+IMAGES_KEPT = 4  # per camera: enough to pair it with a camera that arrives some frames later
+JOINTS_KEPT = 128  # more than a second at 100 Hz, longer than any allowed age
+# A stamp that goes back by more than this is a source that was started again (a bag that loops, a reset
+# clock): its old data belong to another time line. Less is a message out of order, which is dropped.
+RESTART_S = 1.0
+# Stamps of two machines never agree to the last millisecond; more than this is a clock that is wrong.
+FUTURE_TOLERANCE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything the policy sees at one moment.
+
+    Attributes:
+        stamp_ns: the oldest stamp among the cameras: nothing the policy sees is older than this says.
+        images: per camera [H, W, 3] uint8 RGB.
+        arm_positions: [J] measured arm joints in robot-file order [rad].
+        gripper_opening: 0 closed to 1 open.
+        state: [7] proprioceptive state: tool position [m], orientation (roll, pitch, yaw) [rad], opening.
+    """
+
+    stamp_ns: int
+    images: dict[str, NDArray[np.uint8]]
+    arm_positions: NDArray[np.float64]
+    gripper_opening: float
+    state: NDArray[np.float64]
+
+
+class Problem(enum.Enum):
+    """Why there is no observation."""
+
+    MISSING = "missing"  # a stream has given nothing yet
+    SKEW = "skew"  # the streams' newest parts are too far from each other in time
+    AGE = "age"  # it is complete, but too old
+    FUTURE = "future"  # it is stamped later than now: clocks disagree
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """The reason why there is no observation: its kind, the stream at fault and a sentence with figures."""
+
+    problem: Problem
+    stream: str
+    message: str
+
+
+@dataclass(frozen=True)
+class _Image:
+    stamp_ns: int
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Joints:
+    stamp_ns: int
+    arm: NDArray[np.float64]
+    finger_m: float
+
+
+_Stamped = TypeVar("_Stamped", _Image, _Joints)
+
+
+class FrameBuilder:
+    """Keeps the latest of every stream and pairs them by stamp.
+
+    Memory is bounded: a few images per camera and about a second of joint states. Joint states are paired
+    with the images by nearest stamp and not interpolated, so that an observation holds measurements only.
+
+    Args:
+        robot: cameras, allowed age and allowed skew.
+        kinematics: of the same robot, for the tool pose in the state.
+    """
+
+    def __init__(self, robot: RobotFile, kinematics: Kinematics) -> None:
+        self._robot = robot
+        self._kinematics = kinematics
+        self._cameras = {camera.name: camera for camera in robot.cameras}
+        self._images: dict[str, deque[_Image]] = {name: deque(maxlen=IMAGES_KEPT) for name in self._cameras}
+        self._joints: deque[_Joints] = deque(maxlen=JOINTS_KEPT)
+
+    def clear(self) -> None:
+        """Forgets everything that was added."""
+        for images in self._images.values():
+            images.clear()
+        self._joints.clear()
+
+    def add_image(self, camera: str, stamp_ns: int, image: NDArray[np.uint8]) -> None:
+        """Adds an image [H, W, 3] uint8 RGB, as `image_from_buffer` gives it.
+
+        Raises:
+            FrameError: unknown camera, wrong shape or type, or a stamp that does not follow the last one.
+        """
+        if camera not in self._cameras:
+            raise FrameError(camera, "camera", repr(camera), f"one of {list(self._cameras)}")
+        expected = (self._cameras[camera].height, self._cameras[camera].width, 3)
+        if image.shape != expected or image.dtype != np.uint8:
+            raise FrameError(camera, "image", f"{image.dtype} {image.shape}", f"uint8 {expected}")
+        stream = self._images[camera]
+        self._check_order(camera, stream[-1].stamp_ns if stream else None, stamp_ns)
+        stream.append(_Image(stamp_ns, image))
+
+    def add_joints(self, stamp_ns: int, arm_positions: NDArray[np.float64], finger_m: float) -> None:
+        """Adds a joint state: arm [J] in rad in robot-file order, gripper joint in m.
+
+        Raises:
+            FrameError: wrong length, a value that is not finite, or a stamp not after the last one.
+        """
+        arm = np.asarray(arm_positions, dtype=np.float64)
+        count = len(self._robot.arm_joints)
+        if arm.shape != (count,):
+            raise FrameError("joint_states", "shape of positions", str(arm.shape), f"({count},)")
+        if not (np.all(np.isfinite(arm)) and np.isfinite(finger_m)):
+            raise FrameError("joint_states", "positions", f"{[*arm.tolist(), finger_m]}", "finite numbers")
+        self._check_order("joint_states", self._joints[-1].stamp_ns if self._joints else None, stamp_ns)
+        self._joints.append(_Joints(stamp_ns, arm, float(finger_m)))
+
+    def _check_order(self, stream: str, last_ns: int | None, stamp_ns: int) -> None:
+        if last_ns is None or stamp_ns > last_ns:
+            return
+        if last_ns - stamp_ns > RESTART_S * NS_PER_S:
+            self.clear()
+            return
+        back_ms = (last_ns - stamp_ns) / 1e6
+        raise FrameError(stream, "stamp", f"{back_ms:.1f} ms before the last one", "a later one")
+
+    def build(self, now_ns: int) -> Observation | NotReady:
+        """The newest observation that is complete and whose parts belong together, or why there is none."""
+        for name, stream in self._images.items():
+            if not stream:
+                return NotReady(Problem.MISSING, name, f"no image of camera {name!r} has arrived yet")
+        if not self._joints:
+            return NotReady(Problem.MISSING, "joint_states", "no joint states have arrived yet")
+        # All cameras have something from this moment on: the slowest one's newest image.
+        moment_ns = min(stream[-1].stamp_ns for stream in self._images.values())
+        chosen = {name: _nearest(stream, moment_ns) for name, stream in self._images.items()}
+        stamp_ns = min(image.stamp_ns for image in chosen.values())
+        joints = _nearest(self._joints, stamp_ns)
+        problem = self._age(chosen, stamp_ns, now_ns) or self._skew(chosen, stamp_ns, joints)
+        if problem is not None:
+            return problem
+        opening = float(self._robot.gripper.opening(joints.finger_m))
+        position, rotation = self._kinematics.forward(joints.arm)
+        return Observation(
+            stamp_ns=stamp_ns,
+            images={name: image.pixels for name, image in chosen.items()},
+            arm_positions=joints.arm,
+            gripper_opening=opening,
+            state=tool_state(position, rotation, opening),
+        )
+
+    def _skew(self, chosen: dict[str, _Image], stamp_ns: int, joints: _Joints) -> NotReady | None:
+        limit_s = self._robot.observation.max_skew_s
+        stamps = {name: image.stamp_ns for name, image in chosen.items()} | {"joint_states": joints.stamp_ns}
+        name = max(stamps, key=lambda stream: abs(stamps[stream] - stamp_ns))
+        skew_s = abs(stamps[name] - stamp_ns) / NS_PER_S
+        if skew_s <= limit_s:
+            return None
+        oldest = min(chosen, key=lambda camera: chosen[camera].stamp_ns)
+        message = (
+            f"{name} is {skew_s * 1e3:.1f} ms from camera {oldest!r}, expected at most {limit_s * 1e3:.1f} ms"
+        )
+        return NotReady(Problem.SKEW, name, message)
+
+    def _age(self, chosen: dict[str, _Image], stamp_ns: int, now_ns: int) -> NotReady | None:
+        oldest = min(chosen, key=lambda camera: chosen[camera].stamp_ns)
+        age_s = (now_ns - stamp_ns) / NS_PER_S
+        limit_s = self._robot.observation.max_age_s
+        if age_s > limit_s:
+            message = f"the image of camera {oldest!r} is {age_s:.3f} s old, expected at most {limit_s} s"
+            return NotReady(Problem.AGE, oldest, message)
+        if age_s < -FUTURE_TOLERANCE_S:
+            message = f"camera {oldest!r} is stamped {-age_s:.3f} s in the future: do the clocks agree?"
+            return NotReady(Problem.FUTURE, oldest, message)
+        return None
+
+
+def _nearest(stream: deque[_Stamped], stamp_ns: int) -> _Stamped:
+    """The entry nearest in time to `stamp_ns`; of two equally near ones, the newer."""
+    return min(reversed(stream), key=lambda entry: abs(entry.stamp_ns - stamp_ns))
