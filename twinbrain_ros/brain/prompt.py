@@ -1,0 +1,128 @@
+"""Prompts as token sequences: the Qwen chat template, image slots, and their three-axis positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twinbrain_ros.brain.config import IMAGE_TOKEN, STATE_TOKEN, VISION_END, VISION_START
+
+MAX_INSTRUCTION_CHARACTERS = 2000
+
+
+class InstructionError(ValueError):
+    """An instruction that the policy cannot take; the message says what was found and what is expected."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt. ids [L]; positions [3, L] (time, row, column); image_slots [n]; state_slot or -1."""
+
+    ids: Tensor
+    positions: Tensor
+    image_slots: Tensor
+    state_slot: int
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts padded at their end. ids [B, L], positions [3, B, L], valid [B, L], image_slots [B, n]."""
+
+    ids: Tensor
+    positions: Tensor
+    valid: Tensor
+    image_slots: Tensor
+    state_slots: Tensor
+
+    def to(self, device: torch.device) -> PromptBatch:
+        return PromptBatch(*(getattr(self, n).to(device) for n in self.__dataclass_fields__))
+
+
+def check_instruction(text: str) -> str:
+    """The instruction without outer blanks; refuses empty and overlong ones."""
+    stripped = text.strip()
+    if not stripped:
+        raise InstructionError(
+            "instruction: found an empty text, expected words such as 'pick up the red block'"
+        )
+    if len(stripped) > MAX_INSTRUCTION_CHARACTERS:
+        raise InstructionError(
+            f"instruction: found {len(stripped)} characters, expected at most {MAX_INSTRUCTION_CHARACTERS}"
+        )
+    return stripped
+
+
+class PromptBuilder:
+    """Builds prompts in the Qwen chat format: images first, then text, then the assistant's turn."""
+
+    def __init__(self, tokenizer: Any, image_grids: Sequence[tuple[int, int]] = ()) -> None:
+        """image_grids: rows and columns of *merged* tokens, one per image slot, in prompt order."""
+        self.tokenizer = tokenizer
+        self.grids = tuple(image_grids)
+        self.image_id = self._token(IMAGE_TOKEN)
+        self.state_id = self._token(STATE_TOKEN)
+
+    def _token(self, token: str) -> int:
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        if found is None or found == self.tokenizer.unk_token_id:
+            raise InstructionError(f"tokenizer: the special token {token} is missing")
+        return int(found)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of a text that the tokenizer has no token for (none for byte-level tokenizers)."""
+        unk = self.tokenizer.unk_token_id
+        if unk is None:
+            return []
+        return [w for w in text.split() if unk in self.tokenizer(w, add_special_tokens=False)["input_ids"]]
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def build(self, text: str, answer: str | None = None) -> Prompt:
+        """The user's turn with this text, then the assistant's header and, for teaching, its answer."""
+        head = "<|im_start|>user\n"
+        images = "".join(VISION_START + IMAGE_TOKEN * (rows * cols) + VISION_END for rows, cols in self.grids)
+        tail = "<|im_end|>\n<|im_start|>assistant\n" + ("" if answer is None else f"{answer}<|im_end|>")
+        ids = torch.tensor(self.ids(head + images + text + tail))
+        slots = (ids == self.image_id).nonzero()[:, 0]
+        state = (ids == self.state_id).nonzero()[:, 0]
+        return Prompt(ids, self._positions(ids), slots, int(state[0]) if len(state) else -1)
+
+    def _positions(self, ids: Tensor) -> Tensor:
+        """Text advances all axes by one; an image of (rows, cols) advances by max(rows, cols)."""
+        columns: list[Tensor] = []
+        grids = iter(self.grids)
+        position, i = 0, 0
+        while i < len(ids):
+            if ids[i] == self.image_id:
+                rows, cols = next(grids)
+                y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+                grid = torch.stack([torch.zeros_like(y), y, x]).reshape(3, -1) + position
+                columns.append(grid)
+                position += max(rows, cols)
+                i += rows * cols
+            else:
+                columns.append(torch.full((3, 1), position))
+                position += 1
+                i += 1
+        return torch.cat(columns, dim=1)
+
+
+def collate(prompts: Sequence[Prompt], pad_id: int) -> PromptBatch:
+    """Pads prompts at their end to a common length; pads are marked invalid and never seen."""
+    length = max(len(p.ids) for p in prompts)
+    count = len(prompts)
+    ids = torch.full((count, length), pad_id)
+    positions = torch.zeros((3, count, length), dtype=torch.long)
+    valid = torch.zeros((count, length), dtype=torch.bool)
+    for i, prompt in enumerate(prompts):
+        size = len(prompt.ids)
+        ids[i, :size] = prompt.ids
+        positions[:, i, :size] = prompt.positions
+        valid[i, :size] = True
+    slots = torch.stack([p.image_slots for p in prompts])
+    return PromptBatch(ids, positions, valid, slots, torch.tensor([p.state_slot for p in prompts]))
