@@ -1,0 +1,242 @@
+"""The parts of training: a loop that resumes exactly, losses that mean what they say, true answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from twinbrain_ros.brain.config import CameraInput, ExpertConfig
+from twinbrain_ros.brain.expert import ActionExpert
+from twinbrain_ros.resources import share_dir
+from twinbrain_ros.robot.robot_file import load_robot
+from twinbrain_ros.sim.tasks import TASKS
+from twinbrain_ros.training.config import TrainConfigError, load_train_config, twin_config
+from twinbrain_ros.training.dataset import Demonstrations
+from twinbrain_ros.training.demonstrations import DataConfig, decode_goal, encode_goal, generate_shard
+from twinbrain_ros.training.loop import LoopConfig, learning_rate, train_loop
+from twinbrain_ros.training.losses import GroundingHead, flow_matching_loss, flow_times
+from twinbrain_ros.training.questions import NUMBERS, QuestionMaker, words
+from twinbrain_ros.training.run import main
+from twinbrain_ros.training.tokenizer import word_tokenizer
+
+CAMERAS = (CameraInput("front", 96, 96), CameraInput("wrist", 96, 96))
+DEMO = share_dir() / "config" / "train" / "demo.yaml"
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = DataConfig(frames_per_shard=60)
+    return generate_shard("wx250s", config, 3, tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def data(shard: Path) -> Demonstrations:
+    return Demonstrations([shard], CAMERAS)
+
+
+# -- the loop
+
+
+def run_loop(out: Path, steps: int, until: int | None = None) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Trains a regression; `until` stops it with an exception, as a kill would between two saves."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    config = LoopConfig(steps=steps, batch_size=4, learning_rate=0.01, warmup_steps=5, save_every_steps=20)
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        if step == until:
+            raise KeyboardInterrupt
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(4, 3, generator=generator)
+        return {"fit": (module(x) - x.sum(1, keepdim=True)).square().mean()}
+
+    return module, train_loop("fit", module, losses, config, out)
+
+
+def test_a_killed_run_resumes_on_the_same_curve_bit_for_bit(tmp_path: Path) -> None:
+    whole, log = run_loop(tmp_path / "a", 60) if (tmp_path / "a").mkdir() is None else (None, None)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(tmp_path / "b", 60, until=47)
+    resumed, resumed_log = run_loop(tmp_path / "b", 60)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert [r["fit"] for r in log] == [r["fit"] for r in resumed_log]
+    assert log[-1]["fit"] < log[0]["fit"]
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
+    first, log = run_loop(tmp_path, 40)
+    again, same = run_loop(tmp_path, 40, until=0)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert log == same
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path: Path) -> None:
+    module = nn.Linear(1, 1)
+    config = LoopConfig(steps=5, batch_size=1, learning_rate=0.1)
+    with pytest.raises(FloatingPointError, match="fit: loss is nan at step 0"):
+        train_loop(
+            "fit", module, lambda s: {"x": module(torch.full((1, 1), torch.nan)).sum()}, config, tmp_path
+        )
+
+
+def test_the_rate_warms_up_and_decays_to_its_floor() -> None:
+    config = LoopConfig(steps=100, batch_size=1, learning_rate=1.0, warmup_steps=10, final_rate_fraction=0.1)
+    rates = [learning_rate(config, s) for s in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[100] == pytest.approx(0.1)
+
+
+# -- the losses
+
+
+def test_flow_times_follow_the_reference_distribution() -> None:
+    times = flow_times(200_000, torch.Generator().manual_seed(0))
+    assert times.min() >= 0 and times.max() <= 1
+    assert times.mean() == pytest.approx(0.4, abs=0.005)
+    assert torch.quantile(times, 0.5) == pytest.approx(1 - 0.5 ** (1 / 1.5), abs=0.01)
+
+
+@pytest.mark.parametrize("prediction", ["clean", "velocity"])
+def test_the_flow_loss_is_zero_for_a_perfect_expert_only(prediction: str) -> None:
+    expert = ActionExpert(ExpertConfig(width=16, heads=2, layers=2, prediction=prediction), 8, 4, 3)
+    actions = torch.randn(2, 4, 3)
+    context = expert.context(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool))
+    weights = torch.ones(4, 3)
+
+    def perfect(context, noisy, time):
+        target = actions.repeat(3, 1, 1)
+        noise = (noisy - time[:, None, None] * target) / (1 - time)[:, None, None]
+        return target if prediction == "clean" else target - noise
+
+    assert flow_matching_loss(expert, context, actions, weights, 3, torch.Generator().manual_seed(0)) > 0.1
+    setattr(expert, "clean" if prediction == "clean" else "velocity", perfect)
+    loss = flow_matching_loss(expert, context, actions, weights, 3, torch.Generator().manual_seed(0))
+    assert float(loss) < 1e-6
+
+
+def test_grounding_rewards_the_right_cell_and_ignores_what_is_out_of_view() -> None:
+    head = GroundingHead(4)
+    tokens = torch.randn(1, 9, 4)
+    cells = torch.tensor([[4, -1]])
+    offsets = torch.full((1, 2, 2), 0.5)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+    for _ in range(300):
+        loss = head(tokens, cells, offsets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    out = head.head(tokens).view(1, 9, 2, 3)
+    assert int(out[0, :, 0, 0].argmax()) == 4
+    assert bool((out[0, :, 1, 0] < 0).all())
+
+
+# -- the data
+
+
+def test_a_shard_is_a_function_of_its_index(shard: Path, tmp_path: Path) -> None:
+    again = generate_shard("wx250s", DataConfig(frames_per_shard=60), 3, tmp_path)
+    with np.load(shard) as a, np.load(again) as b:
+        assert sorted(a.files) == sorted(b.files)
+        assert all(np.array_equal(a[k], b[k], equal_nan=True) for k in a.files)
+        assert len(a["state"]) == 60 and np.isfinite(a["labels"]).all()
+
+
+def test_grounding_targets_point_at_the_pixels_of_the_named_block(data: Demonstrations) -> None:
+    """Where the front view shows the named block's colour, the target cell is there (or beside it)."""
+    batch = data.batch(0, 0, 200, 24)
+    colours = {"red": (0, 1), "green": (1, 0), "blue": (2, 0)}
+    checked = 0
+    for i, text in enumerate(batch.instructions):
+        colour = text.split()[3] if text.startswith("pick") else text.split()[2]
+        cell = int(batch.cells["front"][i, 0])
+        if colour not in colours or cell < 0:
+            continue
+        column = (cell % 4 + float(batch.offsets["front"][i, 0, 0])) * 24
+        row = (cell // 4 + float(batch.offsets["front"][i, 0, 1])) * 24
+        image = batch.images["front"][i].int()
+        around = image[
+            max(0, int(row) - 2) : int(row) + 3, max(0, int(column) - 2) : int(column) + 3
+        ].reshape(-1, 3)
+        main, other = colours[colour]
+        checked += int((around[:, main] > around[:, other] + 40).any())
+    assert checked > 40
+
+
+def test_goals_survive_their_codes() -> None:
+    for task, plate in (("pick", ""), ("put", "yellow")):
+        goal = dataclasses.replace(decode_goal(np.array([TASKS.index(task), 1, 3 if plate else -1])))
+        assert decode_goal(np.array(encode_goal(goal))) == goal
+
+
+def test_answers_are_true_of_the_view(data: Demonstrations) -> None:
+    maker = QuestionMaker(data, CAMERAS)
+    rng = np.random.default_rng(0)
+    seen_kinds = set()
+    for question in maker.draw(rng, rng.integers(0, data.size, 400)):
+        pixels = data.arrays[f"pixels_{question.camera}"][question.row]
+        with np.errstate(invalid="ignore"):
+            inside = ((pixels >= 0) & (pixels < 96)).all(1)
+        kind = question.text.split()[0]
+        seen_kinds.add(kind)
+        if kind == "how":
+            part = slice(0, 3) if "blocks" in question.text else slice(3, 5)
+            assert question.answer == NUMBERS[int(inside[part].sum())]
+        if kind == "where" and question.answer != "nowhere":
+            row, column = (int("".join(c for c in w if c.isdigit())) for w in question.answer.split())
+            assert any(
+                inside[i] and int(pixels[i, 1] // 8) == row and int(pixels[i, 0] // 8) == column
+                for i in range(5)
+            )
+    assert seen_kinds == {"where", "is", "how"}
+
+
+def test_every_question_and_instruction_is_within_the_vocabulary(data: Demonstrations) -> None:
+    tokenizer = word_tokenizer(words())
+    rng = np.random.default_rng(1)
+    questions = QuestionMaker(data, CAMERAS).draw(rng, rng.integers(0, data.size, 300))
+    texts = [q.text + " " + q.answer for q in questions] + data.batch(0, 0, 100, 24).instructions
+    assert all(tokenizer.unk_token_id not in tokenizer(t)["input_ids"] for t in texts)
+
+
+# -- the file
+
+
+def test_the_demo_file_builds_a_twin_below_twenty_megabytes() -> None:
+    from twinbrain_ros.brain.twin import TwinBrain
+
+    config, _ = load_train_config(DEMO)
+    model = TwinBrain(twin_config(config, load_robot(config.robot), word_tokenizer(words())))
+    assert sum(p.numel() for p in model.parameters()) * 4 < 20e6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.update(polcy=1), "unknown key 'polcy'"),
+        (lambda v: v.pop("policy"), "key 'policy' is missing"),
+        (lambda v: v["policy"].update(steps="many"), "policy: steps: found 'many', expected int"),
+        (lambda v: v["model"].update(cameras=3), "cameras: found 3, expected a list"),
+    ],
+)
+def test_an_unsound_training_file_is_refused_by_key(tmp_path: Path, change, message: str) -> None:
+    values = yaml.safe_load(DEMO.read_text())
+    change(values)
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(TrainConfigError, match=message):
+        load_train_config(path)
+
+
+def test_two_runs_are_not_mixed_in_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("robot: other\n")
+    with pytest.raises(TrainConfigError, match="holds an earlier run; give --resume"):
+        main(DEMO, tmp_path)
+    with pytest.raises(TrainConfigError, match="was started from another training file"):
+        main(DEMO, tmp_path, resume=True)

@@ -1,0 +1,1 @@
+"""From a simulator or datasets to checkpoints."""

@@ -1,0 +1,70 @@
+"""What the policy is trained on: flow matching for the actions, and where the named things are."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twinbrain_ros.brain.expert import ActionExpert, Context
+
+# Flow times are drawn towards the noisy end, as the reference does: t = (s - Beta(1.5, 1)) / s.
+BETA_ALPHA, BETA_BETA, TIME_SCALE = 1.5, 1.0, 0.999
+
+
+def flow_times(count: int, generator: torch.Generator) -> Tensor:
+    """Flow times in [0, 1], mean 0.4 (reference: Beta(1.5, 1) reversed and scaled by 0.999)."""
+    # Beta(a, 1) is U^(1/a); drawing it so keeps the generator explicit.
+    uniform = torch.rand(count, generator=generator)
+    beta = uniform ** (1.0 / BETA_ALPHA)
+    return (TIME_SCALE - beta.clamp(max=TIME_SCALE)) / TIME_SCALE
+
+
+def flow_matching_loss(
+    expert: ActionExpert,
+    context: Context,
+    actions: Tensor,
+    weights: Tensor,
+    repeats: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Weighted squared error of the expert on noised actions.
+
+    actions [B, T, A] standardised; weights [T, A]. Each sample gets `repeats` draws of noise and time. With
+    a clean-predicting expert the error is taken on the actions, which is the velocity error times (1 - t)^2.
+    """
+    target = actions.repeat(repeats, 1, 1)
+    noise = torch.randn(target.shape, generator=generator)
+    time = flow_times(target.shape[0], generator)
+    mixed = time[:, None, None]
+    noisy = (1 - mixed) * noise + mixed * target
+    repeated = context.repeat(repeats)
+    if expert.config.prediction == "clean":
+        error = expert.clean(repeated, noisy, time) - target
+    else:
+        error = expert.velocity(repeated, noisy, time) - (target - noise)
+    return (error.square() * weights).mean() / weights.mean()
+
+
+class GroundingHead(nn.Module):
+    """Asks every image token: is the named block (the named plate) in your cell, and where in it?
+
+    Used only while training; it makes the condition carry what the instruction refers to.
+    """
+
+    def __init__(self, hidden: int, things: int = 2) -> None:
+        super().__init__()
+        self.things = things
+        self.head = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, 3 * things))
+
+    def forward(self, tokens: Tensor, cells: Tensor, offsets: Tensor) -> Tensor:
+        """Mean over views of the sum over things.
+
+        tokens [B, n, H]; cells long [B, things], -1 out of view; offsets [B, things, 2] in [0, 1].
+        """
+        out = self.head(tokens).view(*tokens.shape[:2], self.things, 3)
+        wanted = F.one_hot(cells.clamp(min=0), tokens.shape[1]).transpose(1, 2).float()
+        wanted = wanted * (cells >= 0)[:, None].float()
+        here = F.binary_cross_entropy_with_logits(out[..., 0], wanted, reduction="none").sum(1)
+        where = ((out[..., 1:] - offsets[:, None]).square().sum(-1) * wanted).sum(1)
+        return (here + 4.0 * where).sum(1).mean()

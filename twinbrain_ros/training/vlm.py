@@ -1,0 +1,122 @@
+"""Teaching a small VLM to see, before it becomes both brains of a twin.
+
+Questions alone teach it, but late: for long it only learns how often each answer is right. So every image
+token is also asked what lies in its cell; that head is not kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from twinbrain_ros.brain import backbone
+from twinbrain_ros.brain.asymot import causal_mask
+from twinbrain_ros.brain.config import CameraInput, TwinBrainConfig
+from twinbrain_ros.brain.preprocess import patchify
+from twinbrain_ros.brain.prompt import PromptBuilder, collate
+from twinbrain_ros.sim.tasks import COLOURS
+from twinbrain_ros.training.dataset import Demonstrations, cells_and_offsets
+from twinbrain_ros.training.loop import LoopConfig, train_loop
+from twinbrain_ros.training.losses import GroundingHead
+from twinbrain_ros.training.questions import KINDS, Question, QuestionMaker
+
+SEEING_WEIGHT = 0.3
+THINGS = [f"{colour} {kind}" for kind in ("block", "plate") for colour in COLOURS]
+HELD_OUT_FRAMES = 1_000  # the last frames of a data set are never trained on
+
+
+class VlmTeacher:
+    """Cross-entropy on answers, for one view and one question at a time."""
+
+    def __init__(self, vlm: Any, tokenizer: Any, data: Demonstrations, config: TwinBrainConfig) -> None:
+        self.vlm = vlm
+        self.tokenizer = tokenizer
+        self.data = data
+        self.layout = backbone.patch_layout(config.vlm_config())
+        self.cameras = {c.name: c for c in config.cameras}
+        self.maker = QuestionMaker(data, config.cameras)
+        self.builders = {c.name: PromptBuilder(tokenizer, [self._grid(c)]) for c in config.cameras}
+        hidden = config.vlm_config().get_text_config().hidden_size
+        self.head = GroundingHead(hidden, things=len(THINGS))
+
+    def _grid(self, camera: CameraInput) -> tuple[int, int]:
+        rows, columns = self.layout.grid(camera.height, camera.width)
+        return rows // self.layout.merge_size, columns // self.layout.merge_size
+
+    def losses_and_hits(self, questions: list[Question]) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses on answers and on what cells show; per question whether its answer was the likeliest."""
+        questions = sorted(questions, key=lambda q: q.camera)
+        features = torch.cat(
+            [self._features(name, questions) for name in sorted({q.camera for q in questions})]
+        )
+        prompts = [self.builders[q.camera].build(q.text, q.answer) for q in questions]
+        batch = collate(prompts, self.tokenizer.pad_token_id)
+        embeds = backbone.embed_prompts(self.vlm, batch, features, None)
+        hidden = backbone.decode(self.vlm, embeds, batch.positions, causal_mask(batch.valid))
+        # The answer and the end of turn are the last tokens of a prompt.
+        lengths = batch.valid.sum(1)
+        counts = torch.tensor([len(self.builders[q.camera].ids(q.answer)) + 1 for q in questions])
+        index = torch.arange(batch.ids.shape[1])[None]
+        wanted = (index >= (lengths - counts)[:, None]) & (index < lengths[:, None])
+        logits = F.linear(hidden[:, :-1][wanted[:, 1:]], self.vlm.get_input_embeddings().weight)
+        targets = batch.ids[:, 1:][wanted[:, 1:]]
+        owner = wanted[:, 1:].nonzero()[:, 0]
+        misses = torch.zeros(len(questions)).index_add(0, owner, (logits.argmax(-1) != targets).float())
+        slots = batch.image_slots[..., None].expand(-1, -1, hidden.shape[-1])
+        seeing = self.head(hidden.gather(1, slots), *self._things_in_view(questions))
+        return {"answers": F.cross_entropy(logits, targets), "seeing": SEEING_WEIGHT * seeing}, misses == 0
+
+    def _things_in_view(self, questions: list[Question]) -> tuple[Tensor, Tensor]:
+        """Cells [B, THINGS] and offsets [B, THINGS, 2] of every colour of block and plate, in B views."""
+        parts = [self._things(c, [q.row for q in questions if q.camera == c]) for c in sorted(self.cameras)]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def _things(self, camera: str, rows: list[int]) -> tuple[Tensor, Tensor]:
+        arrays = self.data.arrays
+        kinds = np.array([THINGS.index(f"{COLOURS[0]} {kind}") for kind in KINDS])
+        classes = arrays["colours"][rows] + kinds
+        things = np.full((len(rows), len(THINGS)), -1)
+        np.put_along_axis(things, classes, np.arange(len(KINDS))[None].repeat(len(rows), 0), axis=1)
+        pixels = arrays[f"pixels_{camera}"][rows]
+        return cells_and_offsets(pixels, things, self.cameras[camera], self.layout.factor)
+
+    def _features(self, camera: str, questions: list[Question]) -> Tensor:
+        rows = [q.row for q in questions if q.camera == camera]
+        images = torch.from_numpy(self.data.arrays[f"image_{camera}"][rows])
+        grid = self.layout.grid(*images.shape[1:3])
+        return backbone.vision_features(self.vlm, patchify(images, self.layout), *grid)
+
+    def losses(self, step: int, config: LoopConfig) -> dict[str, Tensor]:
+        rng = np.random.default_rng([config.seed, step])
+        rows = rng.integers(0, self.data.size - HELD_OUT_FRAMES, config.batch_size)
+        return self.losses_and_hits(self.maker.draw(rng, rows))[0]
+
+    @torch.no_grad()
+    def accuracy(self, seed: int = 1, count: int = 1_000) -> dict[str, float]:
+        """Share of held-out questions answered exactly, per kind and in all."""
+        rng = np.random.default_rng(seed)
+        rows = rng.integers(self.data.size - HELD_OUT_FRAMES, self.data.size, count)
+        questions = sorted(self.maker.draw(rng, rows), key=lambda q: q.camera)
+        hits = torch.cat([self.losses_and_hits(questions[i : i + 100])[1] for i in range(0, count, 100)])
+        kinds = [" ".join(q.text.split()[:2]) for q in questions]
+        out = {
+            k: float(hits[[i for i, x in enumerate(kinds) if x == k]].float().mean())
+            for k in sorted(set(kinds))
+        }
+        return {**out, "all": float(hits.float().mean())}
+
+
+def teach_vlm(
+    tokenizer: Any, data: Demonstrations, twin: TwinBrainConfig, config: LoopConfig, out: Path
+) -> tuple[Any, dict[str, float]]:
+    """A fresh VLM, taught on questions; returns it with its held-out accuracies."""
+    torch.manual_seed(config.seed)
+    vlm = backbone.build_vlm(twin.vlm_config())
+    teacher = VlmTeacher(vlm, tokenizer, data, twin)
+    train_loop("vlm", vlm, lambda step: teacher.losses(step, config), config, out, extra=[teacher.head])
+    return vlm, teacher.accuracy()
