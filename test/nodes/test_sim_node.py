@@ -1,0 +1,146 @@
+"""The simulator node over real topics: it looks like an arm with cameras, in real time."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from rclpy.lifecycle import TransitionCallbackReturn
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+from twinbrain_ros.msg import SceneState
+from twinbrain_ros.srv import ResetScene
+
+from twinbrain_ros.data.frames import image_from_buffer, joints_from_names
+from twinbrain_ros.nodes import convert, qos
+from twinbrain_ros.nodes.sim_node import SimNode
+from twinbrain_ros.robot.robot_file import RobotFile
+
+ERROR, WARN, OK = 2, 1, 0
+NAME = "sim_node"
+
+
+@pytest.fixture
+def sim(bench: Any) -> SimNode:
+    node = bench.add(SimNode, autostart=True)
+    assert node.autostart()
+    return node
+
+
+def reset(bench: Any, seed: int, task: str) -> ResetScene.Response:
+    return bench.call(ResetScene, "reset_scene", ResetScene.Request(seed=seed, task=task))
+
+
+def test_every_camera_shows_the_robot_files_pictures(bench: Any, robot: RobotFile, sim: SimNode) -> None:
+    images = {c.name: bench.record(Image, c.topic, qos.SENSOR_IN) for c in robot.cameras}
+    bench.until(lambda: all(len(taken) >= 5 for taken in images.values()))
+    for camera in robot.cameras:
+        for m in images[camera.name]:
+            pixels = image_from_buffer(m.data, m.width, m.height, m.step, m.encoding, camera)
+            assert pixels.std() > 10  # it shows something
+    stamps = [{convert.from_time(m.header.stamp) for m in taken} for taken in images.values()]
+    assert len(stamps[0] & stamps[1]) >= 4  # cameras due together show the same moment
+
+
+def test_joint_states_come_at_their_rate_with_every_joint(bench: Any, robot: RobotFile, sim: SimNode) -> None:
+    states = bench.record(JointState, robot.topics.joint_states, qos.SENSOR_IN)
+    bench.until(lambda: len(states) >= 100)
+    positions = joints_from_names(states[-1].name, states[-1].position, robot)
+    np.testing.assert_allclose(positions[:-1], robot.home, atol=0.02)
+    assert "right_finger" in states[-1].name
+    stamps = [convert.from_time(m.header.stamp) for m in states]
+    assert all(later > earlier for earlier, later in pairwise(stamps))
+
+    def period_s() -> float:
+        """Over the last half second; a machine that is busy with something else may take its time."""
+        newest = [convert.from_time(m.header.stamp) for m in states[-50:]]
+        return float(np.median(np.diff(newest))) / 1e9
+
+    bench.until(lambda: period_s() == pytest.approx(1 / robot.rates.joint_states_hz, rel=0.25))
+
+
+def test_the_description_is_latched(bench: Any, robot: RobotFile, sim: SimNode) -> None:
+    texts = bench.record(String, robot.topics.robot_description, qos.LATCHED)
+    bench.until(lambda: texts)
+    assert texts[0].data == robot.urdf()
+
+
+def test_the_arm_follows_a_trajectory(bench: Any, robot: RobotFile, sim: SimNode) -> None:
+    states = bench.record(JointState, robot.topics.joint_states, qos.SENSOR_IN)
+    arm = bench.publisher(JointTrajectory, robot.topics.arm_trajectory, qos.COMMAND)
+    target = robot.home + np.array([0.3, 0, 0, 0, 0, 0.2])
+    arm.publish(convert.trajectory_message(robot.arm_joints, target.tolist(), 0.3))
+    bench.until(
+        lambda: states and np.allclose(joints_from_names(states[-1].name, states[-1].position, robot)[:-1],
+                                       target, atol=0.02)
+    )  # fmt: skip
+    gripper = bench.publisher(JointTrajectory, robot.topics.gripper_trajectory, qos.COMMAND)
+    gripper.publish(convert.trajectory_message([robot.gripper.joint], [robot.gripper.closed_m], 0.1))
+    closed = robot.gripper.closed_m
+    bench.until(lambda: joints_from_names(states[-1].name, states[-1].position, robot)[-1] < closed + 2e-3)
+
+
+def test_a_bad_trajectory_is_refused_and_named(bench: Any, robot: RobotFile, sim: SimNode) -> None:
+    arm = bench.publisher(JointTrajectory, robot.topics.arm_trajectory, qos.COMMAND)
+    arm.publish(convert.trajectory_message(["waist"], [0.1], 0.3))
+    bench.until(lambda: bench.says(NAME, ERROR, "arm trajectory refused: joint names are ['waist']"))
+    arm.publish(convert.trajectory_message(robot.arm_joints, [float("nan")] * 6, 0.3))
+    bench.until(lambda: bench.says(NAME, ERROR, "finite"))
+    arm.publish(convert.trajectory_message(robot.arm_joints, robot.home.tolist(), 0.3))
+    bench.until(lambda: bench.says(NAME, OK, "active"))
+
+
+def test_a_reset_draws_the_scene_of_its_seed(bench: Any, sim: SimNode) -> None:
+    scenes = bench.record(SceneState, "scene_state")
+
+    def scene_of(seed: int) -> SceneState:
+        episode = scenes[-1].episode if scenes else 0
+        answer = reset(bench, seed, "put")
+        assert answer.success and answer.instruction.startswith("put the ")
+        bench.until(lambda: scenes and scenes[-1].episode == episode + 1)
+        first = next(s for s in scenes if s.episode == episode + 1)
+        assert (first.seed, first.task, first.instruction) == (seed, "put", answer.instruction)
+        return first
+
+    bench.until(lambda: scenes)
+    first, other, again = scene_of(5), scene_of(6), scene_of(5)
+    places = [[(p.position.x, p.position.y) for p in s.poses] for s in (first, other, again)]
+    assert places[0] == places[2] != places[1]
+
+
+def test_nothing_of_the_old_scene_is_stamped_after_a_reset(
+    bench: Any, robot: RobotFile, sim: SimNode
+) -> None:
+    """Who waits for stamps later than the answer sees the arm at home, whatever was on its way."""
+    states = bench.record(JointState, robot.topics.joint_states, qos.SENSOR_IN)
+    arm = bench.publisher(JointTrajectory, robot.topics.arm_trajectory, qos.COMMAND)
+    away = robot.home + 0.4
+    arm.publish(convert.trajectory_message(robot.arm_joints, away.tolist(), 0.3))
+    bench.until(lambda: states and states[-1].position[0] > 0.35)
+    assert reset(bench, 1, "pick").success
+    answered_ns = bench.node.get_clock().now().nanoseconds
+    bench.until(lambda: convert.from_time(states[-1].header.stamp) > answered_ns + 50_000_000)
+    after = [s for s in states if convert.from_time(s.header.stamp) > answered_ns]
+    assert after and all(abs(s.position[0]) < 0.02 for s in after)
+
+
+def test_an_unknown_task_is_refused_and_the_scene_stays(bench: Any, sim: SimNode) -> None:
+    answer = reset(bench, 1, "juggle")
+    assert not answer.success and answer.message == "task is 'juggle', expected one of pick, put"
+
+
+def test_an_inactive_simulator_sends_nothing(bench: Any, robot: RobotFile, sim: SimNode) -> None:
+    bench.until(lambda: int(bench.value(NAME, "frames_sent/front") or 0) > 0)
+    assert sim.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    bench.until(lambda: bench.value(NAME, "state") == "inactive")
+    sent = bench.value(NAME, "frames_sent/front")
+    seen = len(bench.said[NAME])
+    bench.until(lambda: len(bench.said[NAME]) >= seen + 2)
+    assert bench.value(NAME, "frames_sent/front") == sent
+    answer = reset(bench, 1, "pick")
+    assert not answer.success and answer.message == "the simulator is inactive, expected active"
+    assert sim.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    bench.until(lambda: int(bench.value(NAME, "frames_sent/front")) > int(sent))

@@ -1,0 +1,242 @@
+"""What every node of this package has in common: lifecycle, parameters, diagnostics and a clean end."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSProfile
+
+from twinbrain_ros.nodes import qos
+from twinbrain_ros.nodes.health import Health, Level
+from twinbrain_ros.nodes.parameters import COMMON, Declared, declare, refuse_while_configured
+from twinbrain_ros.robot.robot_file import RobotFile, load_robot
+
+DIAGNOSTICS_PERIOD_S = 1.0
+
+
+class TwinBrainNode(LifecycleNode):
+    """A lifecycle node that owns its transitions; subclasses fill in four hooks.
+
+    | hook | transition | may fail by |
+    |---|---|---|
+    | `setup(robot)` | configure | raising: the node stays unconfigured and up, and says why |
+    | `start()` | activate | raising: the node stays inactive |
+    | `stop()` | deactivate, shutdown | not |
+    | `teardown()` | cleanup, shutdown, failed configure | not; called with whatever `setup` left |
+
+    Topics and services made in `setup` and timers made in `start` through the helpers below go away by
+    themselves. Everything runs in the thread that spins.
+    """
+
+    parameters: ClassVar[tuple[Declared, ...]] = ()
+
+    def __init__(self, name: str, **node_arguments: Any) -> None:
+        super().__init__(name, **node_arguments)
+        self.health = Health(time.monotonic)
+        self.phase = "unconfigured"
+        self.robot: RobotFile | None = None
+        self._made: list[tuple[Callable[[Any], Any], Any]] = []
+        self._timers_made: list[Any] = []
+        declared = (*COMMON, *self.parameters)
+        declare(self, declared)
+        changeable = {parameter.name for parameter in declared}
+        self.add_on_set_parameters_callback(
+            lambda changes: refuse_while_configured(changeable, self.phase, changes)
+        )
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._guarded(self._diagnose))
+
+    # Hooks ------------------------------------------------------------------------------------------
+
+    def setup(self, robot: RobotFile) -> None:
+        """Makes everything that is needed to run; nothing moves yet."""
+
+    def start(self) -> None:
+        """Begins to do the node's work."""
+
+    def stop(self) -> None:
+        """Ends it, leaving everything that this node drives at rest."""
+
+    def teardown(self) -> None:
+        """Gives up what `setup` made, apart from what the helpers made."""
+
+    def check(self) -> None:
+        """Looks for problems that make no event, such as a silent camera; called before each report."""
+
+    def condition(self) -> str:
+        """One line for /diagnostics while there is no problem."""
+        return self.phase
+
+    # Helpers ----------------------------------------------------------------------------------------
+
+    def value(self, name: str) -> Any:
+        """A parameter's value."""
+        return self.get_parameter(name).value
+
+    def now_ns(self) -> int:
+        """The node's clock [ns]."""
+        return int(self.get_clock().now().nanoseconds)
+
+    def advertise(self, kind: type, topic: str, profile: QoSProfile) -> Any:
+        """A publisher that lasts until cleanup."""
+        publisher: Any = self.create_publisher(kind, topic, profile)
+        self._made.append((self.destroy_publisher, publisher))
+        return publisher
+
+    def subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
+        """A subscription that lasts until cleanup."""
+        subscription = self.create_subscription(kind, topic, self._guarded(callback), profile)
+        self._made.append((self.destroy_subscription, subscription))
+
+    def serve(self, kind: type, name: str, callback: Callable[[Any, Any], Any]) -> None:
+        """A service that lasts until cleanup; its response type has `success` and `message`."""
+
+        def answer(request: Any, response: Any) -> Any:
+            self._guarded(callback)(request, response)
+            if not response.success and not response.message:
+                response.message = "internal error, see /diagnostics"
+            return response
+
+        self._made.append((self.destroy_service, self.create_service(kind, name, answer)))
+
+    def every(self, period_s: float, callback: Callable[[], None]) -> None:
+        """A timer that lasts until deactivation."""
+        self._timers_made.append(self.create_timer(period_s, self._guarded(callback)))
+
+    def report(self, cause: str, message: str, level: Level = Level.ERROR) -> None:
+        """Notes a problem; on its first time it goes to the log and, at once, to /diagnostics."""
+        if not self.health.report(cause, message, level):
+            return
+        # Two calls, not one chosen: rclpy ties a severity to the line that logs.
+        if level is Level.ERROR:
+            self.get_logger().error(message)
+        else:
+            self.get_logger().warning(message)
+        self.publish_diagnostics()
+
+    def publish_diagnostics(self) -> None:
+        """Publishes the node's condition now."""
+        summary = self.health.summary(self.condition())
+        name = self.get_fully_qualified_name().lstrip("/")
+        status = DiagnosticStatus(
+            level=bytes([summary.level]),
+            name=name,
+            message=summary.message,
+            hardware_id=self.robot.name if self.robot else "",
+            values=[KeyValue(key="state", value=self.phase)]
+            + [KeyValue(key=key, value=value) for key, value in sorted(summary.values.items())],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+
+    def _diagnose(self) -> None:
+        self.check()
+        self.publish_diagnostics()
+
+    def _guarded(self, callback: Callable[..., Any]) -> Callable[..., None]:
+        """An unexpected exception in a callback is a problem to report, not the end of the node."""
+        cause = f"internal/{getattr(callback, '__name__', 'callback')}"
+
+        def run(*arguments: Any) -> None:
+            try:
+                callback(*arguments)
+            except Exception as error:
+                self.get_logger().debug(traceback.format_exc())
+                self._end("on_fault", self.on_fault)
+                self.report(cause, f"internal error in {cause}: {type(error).__name__}: {error}")
+
+        return run
+
+    def on_fault(self) -> None:
+        """Called when a callback failed unexpectedly; a node that moves something stops it here."""
+
+    # Transitions ------------------------------------------------------------------------------------
+
+    def autostart(self) -> bool:
+        """Configures and activates if the parameter says so; True unless that failed."""
+        if not self.value("autostart"):
+            return True
+        for transition in (self.trigger_configure, self.trigger_activate):
+            if transition() != TransitionCallbackReturn.SUCCESS:
+                return False
+        return True
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.phase = "configuring"
+        try:
+            self.robot = load_robot(self.value("robot"))
+            self.setup(self.robot)
+        except Exception as error:
+            self._clean()
+            return self._failed("configure", "unconfigured", error)
+        return self._arrived("inactive", mended="configure")
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self.start()
+        except Exception as error:
+            self._halt()
+            return self._failed("activate", "inactive", error)
+        return self._arrived("active", mended="activate")
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._halt()
+        return self._arrived("inactive")
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._clean()
+        return self._arrived("unconfigured")
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self.phase == "active":
+            self._halt()
+        self._clean()
+        return self._arrived("finalized")
+
+    def _failed(self, transition: str, phase: str, error: Exception) -> TransitionCallbackReturn:
+        # Expected errors say by themselves what is wrong; of others the kind helps.
+        expected = isinstance(error, (ValueError, FileNotFoundError))
+        kind = "" if expected else f"{type(error).__name__}: "
+        self.get_logger().debug(traceback.format_exc())
+        self.phase = phase
+        self.report(transition, f"cannot {transition}: {kind}{error}")
+        return TransitionCallbackReturn.FAILURE
+
+    def _arrived(self, phase: str, mended: str = "") -> TransitionCallbackReturn:
+        self.phase = phase
+        if mended:
+            self.health.clear(mended)
+        self.get_logger().info(phase)
+        self.publish_diagnostics()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _halt(self) -> None:
+        self._end("stop", self.stop)
+        while self._timers_made:
+            self.destroy_timer(self._timers_made.pop())
+
+    def _clean(self) -> None:
+        self._end("teardown", self.teardown)
+        while self._made:
+            destroy, made = self._made.pop()
+            destroy(made)
+        self.robot = None
+
+    def _end(self, what: str, hook: Callable[[], None]) -> None:
+        """Ending must go through to its end whatever happens on the way."""
+        try:
+            hook()
+        except Exception as error:
+            self.get_logger().debug(traceback.format_exc())
+            self.report(f"internal/{what}", f"internal error in {what}: {type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Brings the node to its end from any state; nothing is driven any more afterwards."""
+        if self.phase in ("unconfigured", "inactive", "active"):
+            self.trigger_shutdown()

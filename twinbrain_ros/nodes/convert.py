@@ -1,0 +1,144 @@
+"""Between messages and what the core works with. No decisions in here."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Pose
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
+from twinbrain_ros.robot.chunk import ActionChunk
+from twinbrain_ros.robot.robot_file import Camera, RobotFile
+
+NS_PER_S = 1_000_000_000
+
+
+def to_time(stamp_ns: int) -> Time:
+    """Nanoseconds as builtin_interfaces/Time."""
+    return Time(sec=stamp_ns // NS_PER_S, nanosec=stamp_ns % NS_PER_S)
+
+
+def from_time(stamp: Time) -> int:
+    """builtin_interfaces/Time as nanoseconds."""
+    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
+
+
+def image_message(pixels: NDArray[np.uint8], camera: Camera, stamp_ns: int) -> Image:
+    """An image [H, W, 3] uint8 RGB in the camera's own encoding."""
+    channels: dict[str, list[int] | None] = {"rgb8": None, "bgr8": [2, 1, 0]}
+    if camera.encoding not in channels:
+        raise ValueError(
+            f"camera {camera.name}: encoding is {camera.encoding!r}, expected one of {list(channels)}"
+        )
+    order = channels[camera.encoding]
+    height, width, depth = pixels.shape
+    message = Image(height=height, width=width, encoding=camera.encoding, step=width * depth)
+    message.header.stamp = to_time(stamp_ns)
+    message.header.frame_id = f"{camera.name}_camera"
+    # An array of bytes is taken as it is; an ndarray would be checked element by element (500 times slower).
+    data = array.array("B")
+    data.frombytes((pixels if order is None else pixels[..., order]).tobytes())
+    message.data = data
+    return message
+
+
+def pose_message(position: NDArray[np.float64], rotation: NDArray[np.float64]) -> Pose:
+    """Position [3] in m and rotation [3, 3] as a geometry_msgs/Pose."""
+    pose = Pose()
+    pose.position.x, pose.position.y, pose.position.z = (float(v) for v in position)
+    w, x, y, z = quaternion(rotation)
+    pose.orientation.w, pose.orientation.x, pose.orientation.y, pose.orientation.z = w, x, y, z
+    return pose
+
+
+def quaternion(rotation: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Unit quaternion (w, x, y, z), w not negative, of a rotation [3, 3]."""
+    m = np.asarray(rotation, dtype=np.float64)
+    # The matrix of all products of two components; its dominant eigenvector is the quaternion, which is
+    # well defined for every rotation, half turns included.
+    k = np.array(
+        [
+            [m[0, 0] + m[1, 1] + m[2, 2], m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]],
+            [m[2, 1] - m[1, 2], m[0, 0] - m[1, 1] - m[2, 2], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0]],
+            [m[0, 2] - m[2, 0], m[0, 1] + m[1, 0], m[1, 1] - m[0, 0] - m[2, 2], m[1, 2] + m[2, 1]],
+            [m[1, 0] - m[0, 1], m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], m[2, 2] - m[0, 0] - m[1, 1]],
+        ]
+    )
+    q = np.linalg.eigh(k)[1][:, -1]
+    w, x, y, z = q if q[0] >= 0 else -q
+    return float(w), float(x), float(y), float(z)
+
+
+def chunk_message(chunk: ActionChunk, robot: RobotFile, now_ns: int) -> ActionChunkMessage:
+    """A chunk for the topic, stamped now."""
+    message = ActionChunkMessage(
+        observation_stamp=to_time(chunk.observation_ns),
+        due=to_time(chunk.due_ns),
+        sequence=chunk.sequence,
+        instruction=chunk.instruction,
+        robot=chunk.robot,
+        action_space=chunk.action_space,
+        composition=chunk.composition,
+        names=list(chunk.names),
+        period_s=chunk.period_s,
+        steps=len(chunk.data),
+        data=chunk.data.ravel().tolist(),
+        observation_joint_names=list(robot.arm_joints),
+        observation_joint_positions=chunk.observation_positions.tolist(),
+        noise_seed=chunk.noise_seed,
+        inference_time_s=chunk.inference_time_s,
+    )
+    message.header.stamp = to_time(now_ns)
+    message.header.frame_id = robot.base_frame
+    return message
+
+
+def chunk_from_message(message: ActionChunkMessage, robot: RobotFile) -> ActionChunk:
+    """The chunk in a message; `ActionChunk.validate` then holds it against the robot file.
+
+    Raises:
+        ValueError: the message contradicts itself, or lacks an arm joint of the observation.
+    """
+    steps, names = int(message.steps), tuple(message.names)
+    if len(message.data) != steps * len(names):
+        wanted = f"{steps} steps x {len(names)} names = {steps * len(names)}"
+        raise ValueError(f"data has {len(message.data)} values, expected {wanted}")
+    joints = list(message.observation_joint_names)
+    if len(message.observation_joint_positions) != len(joints):
+        raise ValueError(
+            f"observation_joint_positions has {len(message.observation_joint_positions)} values, expected "
+            f"{len(joints)}, one for each of observation_joint_names"
+        )
+    missing = [name for name in robot.arm_joints if name not in joints]
+    if missing:
+        raise ValueError(f"observation_joint_names is {joints}, expected {missing} among them")
+    positions = np.asarray(message.observation_joint_positions, dtype=np.float64)
+    return ActionChunk(
+        sequence=int(message.sequence),
+        observation_ns=from_time(message.observation_stamp),
+        due_ns=from_time(message.due),
+        period_s=float(message.period_s),
+        instruction=message.instruction,
+        robot=message.robot,
+        action_space=message.action_space,
+        composition=message.composition,
+        names=names,
+        data=np.asarray(message.data, dtype=np.float64).reshape(steps, len(names)),
+        observation_positions=positions[[joints.index(name) for name in robot.arm_joints]],
+        noise_seed=int(message.noise_seed),
+        inference_time_s=float(message.inference_time_s),
+    )
+
+
+def trajectory_message(names: Sequence[str], positions: Sequence[float], in_s: float) -> JointTrajectory:
+    """A trajectory of one point, due `in_s` after it arrives (stamp zero means: start now)."""
+    point = JointTrajectoryPoint(positions=[float(p) for p in positions])
+    whole = round(in_s * NS_PER_S)
+    point.time_from_start = Duration(sec=whole // NS_PER_S, nanosec=whole % NS_PER_S)
+    return JointTrajectory(joint_names=list(names), points=[point])

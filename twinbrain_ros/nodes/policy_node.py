@@ -1,0 +1,301 @@
+"""Turns observations and words into action chunks.
+
+In:  the robot file's cameras, joint_states, instruction.
+Out: action_chunk.
+
+The policy runs on an observation the moment its last part arrives, once per `execution_steps` periods, so
+that what it sees is as fresh as it can be. A changed instruction does not wait for the period.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+from twinbrain_ros.control.plan import to_ns
+from twinbrain_ros.data.frames import (
+    FrameBuilder,
+    FrameError,
+    NotReady,
+    Observation,
+    Problem,
+    image_from_buffer,
+    joints_from_names,
+)
+from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
+from twinbrain_ros.nodes import convert, qos
+from twinbrain_ros.nodes.base import TwinBrainNode
+from twinbrain_ros.nodes.health import Level
+from twinbrain_ros.nodes.parameters import Declared
+from twinbrain_ros.nodes.policy_worker import Answer, Policy, PolicyWorker, Request
+from twinbrain_ros.nodes.runner import run_node
+from twinbrain_ros.resources import demo_checkpoint
+from twinbrain_ros.robot.chunk import ActionChunk
+from twinbrain_ros.robot.kinematics import Kinematics
+from twinbrain_ros.robot.robot_file import Camera, RobotFile
+
+INFERENCE = "inference_ms"
+MAX_INSTRUCTION_CHARACTERS = 2000
+SHOWN_CHARACTERS = 60  # of a refused instruction, in messages
+
+LoadPolicy = Callable[[str, str, int], Policy]
+
+
+def load_policy(checkpoint: str, device: str, threads: int) -> Policy:
+    """Loads a TwinBrain checkpoint ("" is the demo's). Imports torch, and therefore only here.
+
+    Raises:
+        ValueError: the checkpoint or the device cannot be used.
+    """
+    import torch
+
+    from twinbrain_ros.brain.policy import TwinBrainPolicy
+
+    torch.set_num_threads(threads)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device is {device!r}, expected one that torch can use: {error}") from error
+    return TwinBrainPolicy.from_pretrained(checkpoint or demo_checkpoint(), device=device)
+
+
+class PolicyNode(TwinBrainNode):
+    """Runs a policy on what arrives. `load` may be replaced, as by tests of bad messages."""
+
+    parameters: ClassVar[tuple[Declared, ...]] = (
+        Declared("checkpoint", "", "Directory of a TwinBrain checkpoint; empty takes the demo's."),
+        Declared("device", "cpu", "Where the policy runs, as torch names it: cpu, cuda, cuda:1."),
+        Declared("threads", 1, "Threads that torch may use on the CPU.", lower=1, upper=64),
+        Declared(
+            "execution_steps",
+            0,
+            "A new chunk is made every so many steps; 0 takes the robot file's.",
+            unit="steps",
+            lower=0,
+            upper=1000,
+        ),
+        Declared("seed", 0, "Seed of the noise that actions are integrated from.", lower=0, upper=2**31 - 1),
+    )
+
+    def __init__(self, load: LoadPolicy = load_policy, **node_arguments: Any) -> None:
+        super().__init__("policy_node", **node_arguments)
+        self._load = load
+        self._policy: Policy | None = None
+        self._worker: PolicyWorker | None = None
+        self._frames: FrameBuilder | None = None
+        self._answered = self.create_guard_condition(self._guarded(self._take_answers))
+        self._instruction = ""
+        self._not_ready = ""  # why there was no observation when last looked
+        self._sequence = 0
+
+    # Lifecycle --------------------------------------------------------------------------------------
+
+    def setup(self, robot: RobotFile) -> None:
+        steps = int(self.value("execution_steps")) or robot.action.execution_steps
+        if steps > robot.action.horizon:
+            raise ValueError(
+                f"execution_steps is {steps}, expected at most the horizon {robot.action.horizon}"
+            )
+        policy = self._load(self.value("checkpoint"), self.value("device"), self.value("threads"))
+        policy.check_robot(robot)
+        policy.warm_up()
+        self._policy = policy
+        # Frames come in a fixed rhythm: the one nearest to the wanted time is taken, not the one after it.
+        half_a_frame_s = 0.5 / max(camera.rate_hz for camera in robot.cameras)
+        self._replan_ns = to_ns(steps * robot.action.period_s - half_a_frame_s)
+        self._frames = FrameBuilder(robot, Kinematics(robot))
+        self._instruction = ""
+        self._forget()
+        self._seeds = np.random.default_rng(int(self.value("seed")))
+        self._chunk_out = self.advertise(ActionChunkMessage, robot.topics.action_chunk, qos.COMMAND)
+        self._listen(robot)
+
+    def _listen(self, robot: RobotFile) -> None:
+        for camera in robot.cameras:
+            self.health.count(f"frames_received/{camera.name}", 0)
+            self.health.count(f"frames_used/{camera.name}", 0)
+            on_image = functools.partial(self._on_image, camera)
+            self.subscribe(Image, camera.topic, on_image, qos.SENSOR_IN)
+        self.health.count("chunks_published", 0)
+        self.health.figure(INFERENCE)
+        self.subscribe(JointState, robot.topics.joint_states, self._on_joints, qos.SENSOR_IN)
+        self.subscribe(String, robot.topics.instruction, self._on_instruction, qos.LATCHED)
+
+    def start(self) -> None:
+        assert self._policy is not None and self.robot is not None
+        from twinbrain_ros.brain.sampling import noise_for
+
+        shape = (self.robot.action.horizon, len(self.robot.action.names))
+        self._forget()
+        self._worker = PolicyWorker(
+            self._policy, lambda seed: noise_for(seed, *shape), self._answered.trigger
+        )
+
+    def stop(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None and not worker.close():
+            self.report("policy/hung", "the policy did not come back in time and was left behind")
+
+    def teardown(self) -> None:
+        self._policy = None
+        self._frames = None
+
+    def _forget(self) -> None:
+        """Nothing has been answered yet: the next complete observation is due at once."""
+        self._seen_ns = -1  # stamp of the newest observation that was complete
+        self._asked_ns = -1  # stamp of the last one that the policy was run on
+        self._due_at_once = True
+
+    # In ---------------------------------------------------------------------------------------------
+
+    def _on_image(self, camera: Camera, message: Image) -> None:
+        self.health.count(f"frames_received/{camera.name}")
+        if self._frames is None:
+            return
+        try:
+            image = image_from_buffer(
+                message.data, message.width, message.height, message.step, message.encoding, camera
+            )
+            self._frames.add_image(camera.name, convert.from_time(message.header.stamp), image)
+        except FrameError as error:
+            self.report(f"image/{camera.name}/{error.field}", str(error))
+            return
+        self.health.clear(f"image/{camera.name}")
+        self._consider()
+
+    def _on_joints(self, message: JointState) -> None:
+        if self._frames is None or self.robot is None:
+            return
+        try:
+            positions = joints_from_names(message.name, message.position, self.robot)
+            stamp_ns = convert.from_time(message.header.stamp)
+            self._frames.add_joints(stamp_ns, positions[:-1], float(positions[-1]))
+        except FrameError as error:
+            self.report(f"joint_states/{error.field}", str(error))
+            return
+        self.health.clear("joint_states")
+
+    def _on_instruction(self, message: String) -> None:
+        """A refused instruction leaves none: the old one is not what is wanted any more."""
+        if self._policy is None:
+            return
+        text = message.data.strip()
+        try:
+            self._check_instruction(text)
+        except ValueError as error:
+            self._instruction = ""
+            self.report("instruction", f"refused, the arm will hold: {error}")
+            return
+        self.health.clear("instruction")
+        if text != self._instruction:
+            self.get_logger().info(f"instruction: {text!r}")
+            self._due_at_once = True
+        self._instruction = text
+
+    def _check_instruction(self, text: str) -> None:
+        assert self._policy is not None
+        if not text:
+            raise ValueError("instruction: found an empty text, expected words")
+        if len(text) > MAX_INSTRUCTION_CHARACTERS:
+            raise ValueError(
+                f"instruction: found {len(text)} characters ({text[:SHOWN_CHARACTERS]!r}...), "
+                f"expected at most {MAX_INSTRUCTION_CHARACTERS}"
+            )
+        self._policy.prompts(text)
+
+    # The policy -------------------------------------------------------------------------------------
+
+    def _consider(self) -> None:
+        """Runs the policy if an observation has just become complete and a chunk is due."""
+        assert self._frames is not None
+        if self._worker is None or self._worker.busy or not self._instruction:
+            return
+        result = self._frames.build(self.now_ns())
+        if isinstance(result, NotReady) or result.stamp_ns == self._seen_ns:
+            return
+        self._seen_ns = result.stamp_ns
+        # A stamp that went back is a source that was started again.
+        if self._due_at_once or not 0 <= result.stamp_ns - self._asked_ns < self._replan_ns:
+            self._ask(self._worker, result)
+
+    def _ask(self, worker: PolicyWorker, observation: Observation) -> None:
+        self._due_at_once = False
+        self._asked_ns = observation.stamp_ns
+        for name in observation.images:
+            self.health.count(f"frames_used/{name}")
+        noise_seed = int(self._seeds.integers(2**63))
+        worker.ask(Request(observation, self._instruction, noise_seed))
+
+    def _take_answers(self) -> None:
+        """Publishes what the worker has, unless the instruction it follows is gone."""
+        answer = self._worker.take() if self._worker is not None else None
+        if answer is None:
+            return
+        if answer.error is not None:
+            self.report("policy", f"no chunk: {answer.error}")
+            return
+        if answer.request.instruction != self._instruction:
+            return
+        self.health.clear("policy")
+        self._publish(answer)
+
+    def _publish(self, answer: Answer) -> None:
+        assert self.robot is not None
+        action, seen = self.robot.action, answer.request.observation
+        chunk = ActionChunk(
+            sequence=self._sequence + 1,
+            observation_ns=seen.stamp_ns,
+            due_ns=seen.stamp_ns,
+            period_s=action.period_s,
+            instruction=answer.request.instruction,
+            robot=self.robot.name,
+            action_space=action.space,
+            composition=action.composition,
+            names=action.names,
+            data=np.asarray(answer.actions, dtype=np.float64),
+            observation_positions=seen.arm_positions,
+            noise_seed=answer.request.noise_seed,
+            inference_time_s=answer.taken_s,
+        )
+        try:
+            chunk.validate(self.robot)
+        except ValueError as error:
+            self.report("policy", f"no chunk: the policy's answer: {error}")
+            return
+        self._sequence += 1
+        self._chunk_out.publish(convert.chunk_message(chunk, self.robot, self.now_ns()))
+        self.health.count("chunks_published")
+        self.health.figure(INFERENCE).add(answer.taken_s * 1e3)
+
+    def check(self) -> None:
+        """A camera that has gone silent makes no event: look at what the frames say."""
+        if self.phase != "active" or self._frames is None:
+            return
+        result = self._frames.build(self.now_ns())
+        cause = ""
+        if isinstance(result, NotReady):
+            cause = f"observation/{result.problem.value}/{result.stream}"
+            level = Level.WARN if result.problem is Problem.MISSING else Level.ERROR
+            self.report(cause, result.message, level)
+        if self._not_ready != cause:
+            self.health.clear(self._not_ready)
+        self._not_ready = cause
+
+    def condition(self) -> str:
+        waiting = self.phase == "active" and not self._instruction
+        return "active, waiting for an instruction" if waiting else self.phase
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the node; returns the exit code."""
+    return run_node(PolicyNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

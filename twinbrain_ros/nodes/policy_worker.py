@@ -1,0 +1,120 @@
+"""Runs the policy in its own thread, one observation at a time, so that messages keep being taken in."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinbrain_ros.data.frames import Observation
+from twinbrain_ros.robot.robot_file import RobotFile
+
+# A request takes a fraction of this; a process asked to end has 5 s in all.
+JOIN_TIMEOUT_S = 1.5
+
+
+class Policy(Protocol):
+    """What the policy node needs of a policy; `brain.policy.TwinBrainPolicy` is one."""
+
+    def check_robot(self, robot: RobotFile) -> None:
+        """Raises ValueError, naming both values, if the policy was not made for this robot."""
+
+    def warm_up(self) -> None:
+        """Makes the first real call as quick as the later ones."""
+
+    def prompts(self, instruction: str) -> object:
+        """Raises ValueError if the instruction cannot be read."""
+
+    def act(
+        self,
+        images: dict[str, NDArray[np.uint8]],
+        instruction: str,
+        state: NDArray[np.float64],
+        noise: NDArray[np.float32] | None = None,
+        seed: int = 0,
+    ) -> NDArray[np.float64]:
+        """Actions [horizon, names] in robot units."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One observation to answer."""
+
+    observation: Observation
+    instruction: str
+    noise_seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Its actions [horizon, names], or the error that there are none."""
+
+    request: Request
+    actions: NDArray[np.float64] | None
+    error: Exception | None
+    taken_s: float
+
+
+class PolicyWorker:
+    """A thread that turns requests into answers.
+
+    Args:
+        policy: called from this thread only.
+        noise: from a seed to the noise the actions are integrated from; None leaves it to the policy.
+        on_answer: called from the thread when an answer waits in `answers`; must be quick and thread-safe.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        noise: Callable[[int], NDArray[np.float32]],
+        on_answer: Callable[[], None],
+    ) -> None:
+        self._policy = policy
+        self._noise = noise
+        self._on_answer = on_answer
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self.busy = False  # read and written by the asking thread only
+        # A daemon, so that a policy that hangs cannot keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="policy", daemon=True)
+        self._thread.start()
+
+    def ask(self, request: Request) -> None:
+        """Hands over a request. The caller asks for nothing more until it has taken the answer."""
+        self.busy = True
+        self._requests.put(request)
+
+    def take(self) -> Answer | None:
+        """An answer that waits, or None."""
+        try:
+            answer = self.answers.get_nowait()
+        except queue.Empty:
+            return None
+        self.busy = False
+        return answer
+
+    def close(self) -> bool:
+        """Ends the thread after the request it works on; False if it did not end in time."""
+        self._requests.put(None)
+        self._thread.join(JOIN_TIMEOUT_S)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (request := self._requests.get()) is not None:
+            start = time.perf_counter()
+            actions, error = None, None
+            try:
+                seen = request.observation
+                noise = self._noise(request.noise_seed)
+                actions = self._policy.act(seen.images, request.instruction, seen.state, noise=noise)
+            except Exception as failure:  # whatever the policy raises is told, and the next request served
+                error = failure
+            self.answers.put(Answer(request, actions, error, time.perf_counter() - start))
+            self._on_answer()
