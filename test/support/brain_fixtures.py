@@ -22,7 +22,9 @@ STATE = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 ACTION = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
 
 
-def tiny_config(interaction_interval: int = 0, prediction: str = "clean") -> TwinBrainConfig:
+def tiny_config(
+    interaction_interval: int = 0, prediction: str = "clean", images_first: bool = True
+) -> TwinBrainConfig:
     tokenizer = word_tokenizer(WORDS)
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
     return TwinBrainConfig(
@@ -63,6 +65,7 @@ def tiny_config(interaction_interval: int = 0, prediction: str = "clean") -> Twi
         expert=ExpertConfig(width=32, heads=2, layers=4, denoise_steps=3, prediction=prediction),
         state_hidden=16,
         interaction_interval=interaction_interval,
+        images_first=images_first,
         action_statistics=Standardizer((0.1,) * 7, (0.5,) * 7),
         state_statistics=Standardizer((0.2,) * 7, (2.0,) * 7),
     )

@@ -11,6 +11,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 from twinbrain_ros.brain import backbone
 from twinbrain_ros.brain.asymot import is_joint_layer
 from twinbrain_ros.brain.policy import TwinBrainPolicy
+from twinbrain_ros.brain.preprocess import patchify
 
 RED, PUT = "pick up the red block", "put the green block on the blue plate"
 
@@ -159,6 +160,17 @@ def test_padding_is_never_seen() -> None:
         )
 
 
+@pytest.mark.parametrize("images_first", [True, False])
+def test_image_tokens_see_the_words_only_where_the_words_come_first(images_first: bool) -> None:
+    policy = tiny_policy(images_first=images_first)
+    seen = []
+    for text in (RED, "pick up the blue block"):
+        images, _, left, _ = prepared(policy, [text], [0])
+        pairs = policy.model.remember_left(images, left).pairs
+        seen.append(pairs[3][0][:, :, left.image_slots[0]])
+    assert torch.equal(*seen) == images_first
+
+
 def test_the_left_brain_computes_what_the_stock_vlm_computes() -> None:
     policy = tiny_policy()
     images, _, left, _ = prepared(policy, [RED], [5])
@@ -175,14 +187,8 @@ def test_the_left_brain_computes_what_the_stock_vlm_computes() -> None:
         grid = torch.tensor([[1, *model.layout.grid(24, 32)]])
         stock = model.left(
             input_ids=left.ids,
-            pixel_values=backbone_patches(images["front"], model.layout),
+            pixel_values=patchify(images["front"], model.layout),
             image_grid_thw=grid,
             mm_token_type_ids=(left.ids == model.left.config.image_token_id).int(),
         ).logits
     torch.testing.assert_close(ours, stock, atol=2e-4, rtol=1e-4)
-
-
-def backbone_patches(images, layout):
-    from twinbrain_ros.brain.preprocess import patchify
-
-    return patchify(images, layout)

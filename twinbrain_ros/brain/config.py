@@ -103,6 +103,8 @@ class TwinBrainConfig:
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     state_hidden: int = 128
     interaction_interval: int = 0
+    # The reference shows the images first. With the words first, image tokens can look for what is named.
+    images_first: bool = True
     left_prompt: str = "{instruction}"
     right_prompt: str = "state " + STATE_TOKEN + " {instruction}"
     action_statistics: Standardizer | None = None

@@ -52,8 +52,9 @@ class TwinBrainPolicy:
         self._action_mean, self._action_std = self._tensors(config.action_statistics)
         self._state_mean, self._state_std = self._tensors(config.state_statistics)
         grids = {c.name: self._merged_grid(c.height, c.width) for c in config.cameras}
-        self._left = PromptBuilder(tokenizer, [grids[n] for n in config.left_cameras])
-        self._right = PromptBuilder(tokenizer, [grids[c.name] for c in config.cameras])
+        first = config.images_first
+        self._left = PromptBuilder(tokenizer, [grids[n] for n in config.left_cameras], first)
+        self._right = PromptBuilder(tokenizer, [grids[c.name] for c in config.cameras], first)
         # An instruction stands for many chunks: tokenise it once.
         self._prompts = lru_cache(maxsize=64)(self._build_prompts)
 

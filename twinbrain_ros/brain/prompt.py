@@ -57,11 +57,14 @@ def check_instruction(text: str) -> str:
 
 
 class PromptBuilder:
-    """Builds prompts in the Qwen chat format: images first, then text, then the assistant's turn."""
+    """Builds prompts in the Qwen chat format: images and text of the user, then the assistant's turn."""
 
-    def __init__(self, tokenizer: Any, image_grids: Sequence[tuple[int, int]] = ()) -> None:
+    def __init__(
+        self, tokenizer: Any, image_grids: Sequence[tuple[int, int]] = (), images_first: bool = True
+    ) -> None:
         """image_grids: rows and columns of *merged* tokens, one per image slot, in prompt order."""
         self.tokenizer = tokenizer
+        self.images_first = images_first
         self.grids = tuple(image_grids)
         self.image_id = self._token(IMAGE_TOKEN)
         self.state_id = self._token(STATE_TOKEN)
@@ -87,7 +90,8 @@ class PromptBuilder:
         head = "<|im_start|>user\n"
         images = "".join(VISION_START + IMAGE_TOKEN * (rows * cols) + VISION_END for rows, cols in self.grids)
         tail = "<|im_end|>\n<|im_start|>assistant\n" + ("" if answer is None else f"{answer}<|im_end|>")
-        ids = torch.tensor(self.ids(head + images + text + tail))
+        content = images + text if self.images_first else text + images
+        ids = torch.tensor(self.ids(head + content + tail))
         slots = (ids == self.image_id).nonzero()[:, 0]
         state = (ids == self.state_id).nonzero()[:, 0]
         return Prompt(ids, self._positions(ids), slots, int(state[0]) if len(state) else -1)

@@ -33,6 +33,7 @@ class ModelConfig:
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     state_hidden: int = 128
     interaction_interval: int = 0
+    images_first: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,4 +124,5 @@ def twin_config(config: TrainConfig, robot: RobotFile, tokenizer: Any) -> TwinBr
         expert=model.expert,
         state_hidden=model.state_hidden,
         interaction_interval=model.interaction_interval,
+        images_first=model.images_first,
     )

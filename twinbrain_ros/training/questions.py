@@ -26,12 +26,13 @@ def words() -> list[str]:
 
 @dataclass(frozen=True)
 class Question:
-    """One view, one question, one answer."""
+    """One view, one question, one answer; `asked` is the object it is about, -1 for none in view."""
 
     camera: str
     row: int
     text: str
     answer: str
+    asked: int = -1
 
 
 class QuestionMaker:
@@ -53,23 +54,25 @@ class QuestionMaker:
         colours = self.data.arrays["colours"][row]
         with np.errstate(invalid="ignore"):
             seen = ((pixels >= 0) & (pixels < [camera.width, camera.height])).all(1)
-        things = {f"{COLOURS[colours[i]]} {KINDS[i]}": pixels[i] for i in range(len(KINDS)) if seen[i]}
+        index = {f"{COLOURS[colours[i]]} {KINDS[i]}": i for i in range(len(KINDS)) if seen[i]}
+        things = {name: pixels[i] for name, i in index.items()}
         kind = QUESTIONS[int(rng.integers(len(QUESTIONS)))]
         if kind == "left of" and len(things) >= 2:
             first, second = rng.choice(list(things), 2, replace=False)
             answer = "yes" if things[first][0] < things[second][0] else "no"
-            return Question(camera.name, row, f"is the {first} left of the {second}", answer)
+            return Question(camera.name, row, f"is the {first} left of the {second}", answer, index[first])
         if kind == "how many":
             noun = ("block", "plate")[int(rng.integers(2))]
             count = sum(name.endswith(noun) for name in things)
             return Question(camera.name, row, f"how many {noun}s are in view", NUMBERS[count])
         name = self._name(rng, list(things))
+        asked = index.get(name, -1)
         if kind == "is there":
-            return Question(camera.name, row, f"is there a {name}", "yes" if name in things else "no")
-        if name not in things:
+            return Question(camera.name, row, f"is there a {name}", "yes" if asked >= 0 else "no", asked)
+        if asked < 0:
             return Question(camera.name, row, f"where is the {name}", "nowhere")
         column, line = np.floor(things[name] / [camera.width, camera.height] * BINS).astype(int)
-        return Question(camera.name, row, f"where is the {name}", f"row{line} column{column}")
+        return Question(camera.name, row, f"where is the {name}", f"row{line} column{column}", asked)
 
     def _name(self, rng: np.random.Generator, seen: list[str]) -> str:
         """Mostly something in view, sometimes anything, so that "no" and "nowhere" are learnt too."""

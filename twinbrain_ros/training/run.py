@@ -62,6 +62,8 @@ def main(config_path: Path, out: Path, resume: bool = False, json_path: Path | N
     policy = train_policy(vlm, tokenizer, data, twin, config.losses, config.policy, out)
     seconds["policy"] = _lap(began)
     draw_losses(out)
+    checkpoint = out / "checkpoint"
+    policy.save_pretrained(checkpoint)
 
     began = time.monotonic()
     results = evaluate(policy, robot, config.evaluation)
@@ -77,8 +79,6 @@ def main(config_path: Path, out: Path, resume: bool = False, json_path: Path | N
             "transformers": transformers.__version__,
         },
     }
-    checkpoint = out / "checkpoint"
-    policy.save_pretrained(checkpoint)
     (checkpoint / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
     if json_path is not None:
         json_path.write_text(json.dumps(report, indent=2) + "\n")

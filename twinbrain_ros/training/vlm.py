@@ -1,7 +1,8 @@
 """Teaching a small VLM to see, before it becomes both brains of a twin.
 
 Questions alone teach it, but late: for long it only learns how often each answer is right. So every image
-token is also asked what lies in its cell; that head is not kept.
+token is also asked what lies in its cell, and whether that is what the question is about; that head is
+not kept.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ class VlmTeacher:
         self.layout = backbone.patch_layout(config.vlm_config())
         self.cameras = {c.name: c for c in config.cameras}
         self.maker = QuestionMaker(data, config.cameras)
-        self.builders = {c.name: PromptBuilder(tokenizer, [self._grid(c)]) for c in config.cameras}
+        self.builders = {
+            c.name: PromptBuilder(tokenizer, [self._grid(c)], config.images_first) for c in config.cameras
+        }
         hidden = config.vlm_config().get_text_config().hidden_size
-        self.head = GroundingHead(hidden, things=len(THINGS))
+        self.head = GroundingHead(hidden, things=len(THINGS) + 1)
 
     def _grid(self, camera: CameraInput) -> tuple[int, int]:
         rows, columns = self.layout.grid(camera.height, camera.width)
@@ -72,15 +75,16 @@ class VlmTeacher:
         return {"answers": F.cross_entropy(logits, targets), "seeing": SEEING_WEIGHT * seeing}, misses == 0
 
     def _things_in_view(self, questions: list[Question]) -> tuple[Tensor, Tensor]:
-        """Cells [B, THINGS] and offsets [B, THINGS, 2] of every colour of block and plate, in B views."""
-        parts = [self._things(c, [q.row for q in questions if q.camera == c]) for c in sorted(self.cameras)]
+        """Cells [B, T] and offsets [B, T, 2] of every colour of block and plate, then of what is asked."""
+        parts = [self._things(c, [q for q in questions if q.camera == c]) for c in sorted(self.cameras)]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
-    def _things(self, camera: str, rows: list[int]) -> tuple[Tensor, Tensor]:
-        arrays = self.data.arrays
+    def _things(self, camera: str, questions: list[Question]) -> tuple[Tensor, Tensor]:
+        arrays, rows = self.data.arrays, [q.row for q in questions]
         kinds = np.array([THINGS.index(f"{COLOURS[0]} {kind}") for kind in KINDS])
         classes = arrays["colours"][rows] + kinds
-        things = np.full((len(rows), len(THINGS)), -1)
+        things = np.full((len(rows), len(THINGS) + 1), -1)
+        things[:, -1] = [q.asked for q in questions]
         np.put_along_axis(things, classes, np.arange(len(KINDS))[None].repeat(len(rows), 0), axis=1)
         pixels = arrays[f"pixels_{camera}"][rows]
         return cells_and_offsets(pixels, things, self.cameras[camera], self.layout.factor)
