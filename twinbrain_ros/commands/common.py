@@ -1,0 +1,77 @@
+"""What the subcommands share: errors, options and the JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+OK, FAILED, USAGE = 0, 1, 2
+INTERRUPTED = 130  # as shells report a program that SIGINT ended
+
+
+class CommandError(Exception):
+    """What a person can mend: the message says what was found and expected. Ends the command with 2."""
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures to FILE as JSON (default: no file)"
+    )
+
+
+def write_json(path: Path | None, values: dict[str, Any]) -> None:
+    """Write `values` to `path`, making its directory; nothing if `path` is None.
+
+    Raises:
+        CommandError: the file cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"--json {path}: cannot be written: {error.strerror or error}") from error
+
+
+def positive_int(text: str) -> int:
+    """Parse an integer of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected an integer of at least 1")
+    return value
+
+
+def seed_int(text: str) -> int:
+    """Parse a seed: an integer of at least 0 that fits 63 bits, for argparse."""
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"found {text}, expected an integer from 0 to 2^63 - 1")
+    return value
+
+
+def positive_seconds(text: str) -> float:
+    """Parse a finite duration above 0, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number of seconds above 0")
+    return value
+
+
+def checkpoint_directory(given: Path | None) -> Path:
+    """The checkpoint to use: the given one, else the one that ships in the package.
+
+    Raises:
+        CommandError: it is not there.
+    """
+    from twinbrain_ros.resources import demo_checkpoint
+
+    directory = given if given is not None else demo_checkpoint()
+    if not (directory / "config.json").is_file():
+        origin = "--checkpoint" if given is not None else "the shipped checkpoint"
+        raise CommandError(
+            f"{origin}: {directory} holds no config.json, expected the directory of a TwinBrain checkpoint"
+        )
+    return directory

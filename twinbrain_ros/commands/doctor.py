@@ -1,0 +1,48 @@
+"""`twinbrain doctor`: what this machine has and lacks, each line with its mend."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from twinbrain_ros.commands.common import FAILED, OK, add_json, write_json
+
+MARKS = {"ok": "  ok  ", "warn": " warn ", "fail": " FAIL "}
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "doctor",
+        help="say what this machine has and lacks",
+        description="Check everything the loop needs. Each line that is not ok says how to mend it. "
+        "Exit code 1 if anything fails.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="checkpoint to load as a check (default: the one that ships in the package)",
+    )
+    parser.add_argument(
+        "--no-ros",
+        action="store_true",
+        help="leave out the test of ROS discovery (default: tested, 10 s at most)",
+    )
+    add_json(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from twinbrain_ros.demo.checks import run_checks
+
+    results = []
+    for check in run_checks(args.checkpoint, with_ros=not args.no_ros):
+        print(f"[{MARKS[check.status]}] {check.name:<22} {check.found}", flush=True)
+        if check.status != "ok" and check.mend:
+            print(f"{'':9}{'':<22} mend: {check.mend}", flush=True)
+        results.append(check)
+    counts = {status: sum(check.status == status for check in results) for status in MARKS}
+    print(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failures")
+    write_json(args.json, {**counts, "checks": [check.to_json() for check in results]})
+    return FAILED if counts["fail"] else OK

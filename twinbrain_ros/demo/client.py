@@ -1,0 +1,239 @@
+"""The loop's person at the keyboard: sets modes, gives instructions, watches what happens. One rclpy node."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.srv import ChangeState
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from twinbrain_ros.demo.scene import scene_from_message, stamp_ns
+from twinbrain_ros.evaluation.tally import OUTCOMES, ChunkTally
+from twinbrain_ros.msg import ActionChunk, ChunkStatus
+from twinbrain_ros.msg import SceneState as SceneStateMessage
+from twinbrain_ros.nodes import qos
+from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.sim.state import SceneState
+from twinbrain_ros.srv import ResetScene, SetMode
+
+# How long one wait for messages may last before the processes are looked at again [s].
+TICK_S = 0.05
+CALL_TIMEOUT_S = 10.0
+
+# Deep: the counts must be complete even if this process is held up for a while.
+EVENTS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
+
+ImageHandler = Callable[[str, Image], None]
+
+
+class LoopError(RuntimeError):
+    """The loop did not do what it was asked to; the message says which part, what was asked, what it said."""
+
+
+class LoopClient:
+    """Talks to the nodes of one loop from the main thread: every wait spins, nothing runs in the background.
+
+    `watch` is called in every wait and may raise, as when a node died.
+    """
+
+    def __init__(self, robot: RobotFile, watch: Callable[[], None]) -> None:
+        self._watch = watch
+        self._context = rclpy.Context()
+        # Ctrl-C shall end waits by KeyboardInterrupt; rclpy's own handlers would end its context first.
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node("twinbrain_demo", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+
+        self.tally = ChunkTally()
+        self.scene: SceneState | None = None
+        self.scene_message: SceneStateMessage | None = None
+        self.last_chunk: ActionChunk | None = None
+        self._counters: dict[str, tuple[int, str]] = {}
+        self._diagnostics: dict[str, DiagnosticStatus] = {}
+        self._on_scene: Callable[[SceneState], None] | None = None
+        self._image_subscriptions: list[Any] = []
+
+        topics = robot.topics
+        self._instruction = self.node.create_publisher(String, topics.instruction, qos.LATCHED)
+        self.node.create_subscription(ActionChunk, topics.action_chunk, self._chunk, EVENTS)
+        self.node.create_subscription(ChunkStatus, topics.chunk_status, self._status, EVENTS)
+        self.node.create_subscription(SceneStateMessage, "scene_state", self._scene, EVENTS)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, EVENTS)
+        self._reset: Any = self.node.create_client(ResetScene, "reset_scene")
+        self._mode: Any = self.node.create_client(SetMode, "set_mode")
+        self._lifecycle: dict[str, Any] = {}
+
+    def __enter__(self) -> LoopClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    # -- what arrives
+
+    def _chunk(self, message: ActionChunk) -> None:
+        self.last_chunk = message
+        self.tally.on_chunk(message.inference_time_s)
+
+    def _status(self, message: ChunkStatus) -> None:
+        self.tally.on_status(
+            OUTCOMES[message.outcome],
+            message.reason,
+            stamp_ns(message.observation_stamp),
+            stamp_ns(message.first_command_stamp),
+        )
+
+    def _scene(self, message: SceneStateMessage) -> None:
+        self.scene_message = message
+        self.scene = scene_from_message(message)
+        if self._on_scene is not None:
+            self._on_scene(self.scene)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        stamp = stamp_ns(message.header.stamp)
+        for status in message.status:
+            self._diagnostics[status.name] = status
+            self._counters.update({pair.key: (stamp, pair.value) for pair in status.values})
+
+    def now_ns(self) -> int:
+        """The time that messages are stamped with."""
+        return int(self.node.get_clock().now().nanoseconds)
+
+    def counter(self, key: str, since_ns: int) -> int | None:
+        """A counter from /diagnostics, None unless a node has reported it after `since_ns`."""
+        stamp, value = self._counters.get(key, (-1, ""))
+        return int(value) if stamp >= since_ns else None
+
+    def complaints(self, node: str = "") -> list[str]:
+        """What a node reports as an error now; of all nodes, each with its name, if none is given."""
+        return [
+            status.message if node else f"{name}: {status.message}"
+            for name, status in sorted(self._diagnostics.items())
+            if node in name and _number(status.level) >= _number(DiagnosticStatus.ERROR)
+        ]
+
+    # -- waiting and asking
+
+    def spin_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Take in messages until `condition` holds; False if it does not within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() >= deadline:
+                return False
+            self._watch()
+            self._executor.spin_once(timeout_sec=TICK_S)
+        return True
+
+    def take_new_tally(self) -> ChunkTally:
+        """The counts since the last call, and start again at zero."""
+        tally, self.tally = self.tally, ChunkTally()
+        return tally
+
+    def watch_scene(self, handler: Callable[[SceneState], None] | None) -> None:
+        """Call `handler` with every scene state that arrives, or no more for None."""
+        self._on_scene = handler
+
+    def watch_images(self, topics: Mapping[str, str], handler: ImageHandler) -> None:
+        """Call `handler(camera, image)` for images of these cameras (topic by name)."""
+        for camera, topic in topics.items():
+            self._image_subscriptions.append(
+                self.node.create_subscription(
+                    Image, topic, lambda message, camera=camera: handler(camera, message), qos.SENSOR_IN
+                )
+            )
+
+    def ignore_images(self) -> None:
+        """No more images."""
+        while self._image_subscriptions:
+            self.node.destroy_subscription(self._image_subscriptions.pop())
+
+    def _call(self, client: Any, request: Any, timeout_s: float) -> Any:
+        """Call a service and wait for its answer.
+
+        Raises:
+            LoopError: the service is not there in time, or does not answer in time.
+        """
+        name = client.srv_name
+        if not self.spin_until(client.service_is_ready, timeout_s):
+            raise LoopError(f"service {name}: not there after {timeout_s:g} s")
+        future = client.call_async(request)
+        if not self.spin_until(future.done, timeout_s):
+            client.remove_pending_request(future)
+            raise LoopError(f"service {name}: no answer within {timeout_s:g} s")
+        return future.result()
+
+    def change_state(self, node: str, transition: int, label: str, timeout_s: float) -> None:
+        """Put a lifecycle node through a transition (a constant of lifecycle_msgs/Transition).
+
+        Raises:
+            LoopError: the node refuses, or does not answer in time; with what it reports on /diagnostics.
+        """
+        if node not in self._lifecycle:
+            self._lifecycle[node] = self.node.create_client(ChangeState, f"{node}/change_state")
+        request = ChangeState.Request()
+        request.transition.id = transition
+        answer = self._call(self._lifecycle[node], request, timeout_s)
+        if not answer.success:
+            self.spin_until(lambda: bool(self.complaints(node)), 1.0)
+            reasons = "; ".join(self.complaints(node)) or f"cannot {label}, no reason on /diagnostics"
+            raise LoopError(f"{node}: {reasons}")
+
+    def reset_scene(self, seed: int, task: str) -> str:
+        """Draw a scene; returns its own instruction once the scene is seen on the topic.
+
+        Raises:
+            LoopError: the simulator refuses, or does not answer in time.
+        """
+        episode = self.scene_message.episode if self.scene_message else 0
+        answer = self._call(self._reset, ResetScene.Request(seed=seed, task=task), CALL_TIMEOUT_S)
+        if not answer.success:
+            raise LoopError(f"reset_scene(seed {seed}, task {task!r}): {answer.message}")
+
+        def is_new() -> bool:
+            return self.scene_message is not None and self.scene_message.episode != episode
+
+        if not self.spin_until(is_new, CALL_TIMEOUT_S):
+            raise LoopError(f"scene_state: no new episode seen within {CALL_TIMEOUT_S:g} s of reset_scene")
+        return str(answer.instruction)
+
+    def set_mode(self, mode: int, reason: str) -> None:
+        """Ask the controller for a mode (a constant of ControlMode), again and again if it cannot be yet.
+
+        Raises:
+            LoopError: the controller still refuses after CALL_TIMEOUT_S, or does not answer in time.
+        """
+        request = SetMode.Request(mode=mode, source="twinbrain demo", reason=reason)
+        refusal = ""
+
+        def in_force() -> bool:
+            # On a busy machine the joint states can be too old for autonomy for a moment.
+            nonlocal refusal
+            answer = self._call(self._mode, request, CALL_TIMEOUT_S)
+            refusal = answer.message
+            return bool(answer.success)
+
+        if not self.spin_until(in_force, CALL_TIMEOUT_S):
+            raise LoopError(f"set_mode({mode}): {refusal}")
+
+    def instruct(self, text: str) -> None:
+        """Publish an instruction."""
+        self._instruction.publish(String(data=text))
+
+
+def _number(level: bytes | int) -> int:
+    """A diagnostic level as a number; rclpy gives it as one byte."""
+    return level[0] if isinstance(level, bytes) else level

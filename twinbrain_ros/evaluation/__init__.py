@@ -1,0 +1,1 @@
+"""Episodes to figures. Nothing here knows where the events come from: live topics or recorded ones."""
