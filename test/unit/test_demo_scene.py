@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from twinbrain_ros.msg import SceneState as SceneStateMessage
 
 from twinbrain_ros.demo.scene import scene_from_message
-from twinbrain_ros.msg import SceneState as SceneStateMessage
 from twinbrain_ros.nodes.sim_messages import scene_state
 from twinbrain_ros.robot.robot_file import load_robot
 from twinbrain_ros.sim.tabletop import TabletopSim
