@@ -13,6 +13,7 @@ import pytest
 from twinbrain_ros.control.executor import ChunkExecutor, Command, Outcome
 from twinbrain_ros.control.limits import BOX_TOLERANCE_M
 from twinbrain_ros.control.plan import to_ns
+from twinbrain_ros.control.waypoints import MAX_POSITION_ERROR_M
 from twinbrain_ros.robot.actions import compose_ee_deltas
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
@@ -221,6 +222,21 @@ def test_a_pose_out_of_reach_is_refused_and_the_arm_holds(robot: RobotFile, kine
     assert verdict.outcome is Outcome.REFUSED
     assert "step 0: no arm position reaches (0.740" in verdict.reason
     assert executor.command(T0 + TICK) is None
+
+
+def test_a_pose_just_out_of_reach_becomes_the_nearest_one_in_reach(
+    robot: RobotFile, kinematics: Kinematics
+) -> None:
+    start, rotation = kinematics.forward(robot.home)
+    corner = np.array([0.44, -0.24, start[2]])
+    near = kinematics.inverse(np.array([0.40, -0.20, start[2]]), rotation, robot.home).q
+    assert kinematics.inverse(corner, rotation, near).position_error_m > 0.02
+    executor = ChunkExecutor(robot, kinematics)
+    executor.hold(near, robot.gripper.open_m)
+    chunk = make_chunk(robot, (0.02, -0.02, 0, 0, 0, 0, 1), observation_positions=near)
+    assert executor.accept(chunk, T0).accepted
+    reached = kinematics.forward(drive(executor, T0, T0 + 2 * PERIOD)[-1].arm_positions)[0]
+    assert np.linalg.norm(reached - corner) < MAX_POSITION_ERROR_M
 
 
 def test_the_gripper_is_a_switch(executor: ChunkExecutor, robot: RobotFile) -> None:
