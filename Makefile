@@ -19,9 +19,13 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
+# The resolver of the pip that comes with Python 3.10 and 3.11 loses itself in these requirements on 3.10.
+PIP_VERSION := 26.3
+
 # A sourced ROS installation or another environment's libraries must not mix with the ones in .venv.
 unexport PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet
 REQUIREMENTS := requirements/core.txt requirements/ros.txt requirements/dev.txt
 INTERFACES := $(wildcard msg/*.msg srv/*.srv)
 
@@ -42,8 +46,8 @@ $(BIN)/python:
 
 # One command for all files, so that torch's pin holds while the other packages' requirements are resolved.
 $(VENV)/.requirements-done: $(REQUIREMENTS) | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet $(PIP_ARGS) \
-	  $(addprefix -r ,$(REQUIREMENTS))
+	$(PIP_INSTALL) pip==$(PIP_VERSION)
+	$(PIP_INSTALL) $(PIP_ARGS) $(addprefix -r ,$(REQUIREMENTS))
 	@touch $@
 
 # Again after the requirements: a reinstalled wheel brings back the CMake exports that are mended here.
@@ -52,7 +56,7 @@ $(VENV)/.messages-done: $(VENV)/.requirements-done $(INTERFACES) CMakeLists.txt 
 	@touch $@
 
 $(VENV)/.package-done: $(VENV)/.requirements-done setup.py pyproject.toml package.xml
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup
