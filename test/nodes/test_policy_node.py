@@ -214,6 +214,7 @@ def test_messages_are_taken_in_while_the_policy_runs(rig: Rig) -> None:
     rig.policy.go.clear()
     rig.say("pick up the red block")
     rig.bench.until(lambda: understood(rig, "pick up the red block"))
+    rig.observe_until(lambda: rig.policy.seen)
     for _ in range(20):
         rig.observe()
     assert len(rig.policy.seen) == 1

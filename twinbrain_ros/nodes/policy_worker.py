@@ -67,7 +67,8 @@ class PolicyWorker:
     Args:
         policy: called from this thread only.
         noise: from a seed to the noise the actions are integrated from; None leaves it to the policy.
-        on_answer: called from the thread when an answer waits in `answers`; must be quick and thread-safe.
+        on_answer: called from the thread when an answer waits in `answers`; must be quick and thread-safe. It
+            is not called once `close` has returned, whatever the policy still does.
     """
 
     def __init__(
@@ -78,7 +79,8 @@ class PolicyWorker:
     ) -> None:
         self._policy = policy
         self._noise = noise
-        self._on_answer = on_answer
+        self._on_answer: Callable[[], None] | None = on_answer
+        self._telling = threading.Lock()
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.busy = False  # read and written by the asking thread only
@@ -104,6 +106,8 @@ class PolicyWorker:
         """Ends the thread after the request it works on; False if it did not end in time."""
         self._requests.put(None)
         self._thread.join(JOIN_TIMEOUT_S)
+        with self._telling:
+            self._on_answer = None
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -117,4 +121,6 @@ class PolicyWorker:
             except Exception as failure:  # whatever the policy raises is told, and the next request served
                 error = failure
             self.answers.put(Answer(request, actions, error, time.perf_counter() - start))
-            self._on_answer()
+            with self._telling:
+                if self._on_answer is not None:
+                    self._on_answer()
