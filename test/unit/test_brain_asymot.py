@@ -85,6 +85,16 @@ def test_right_states_equal_those_of_a_joint_layer_loop(interval: int) -> None:
     torch.testing.assert_close(ours, plain, atol=2e-5, rtol=1e-4)
 
 
+def test_several_instructions_about_one_observation_are_as_if_asked_one_by_one() -> None:
+    policy = tiny_policy()
+    images, state, left, right = prepared(policy, [RED, PUT], [0, 0])
+    once = {name: image[:1] for name, image in images.items()}
+    with torch.no_grad():
+        apart = policy.model.condition(images, state[:1].repeat(2, 1), left, right)
+        together = policy.model.condition(once, state[:1], left, right)
+    torch.testing.assert_close(together, apart, atol=2e-5, rtol=1e-4)
+
+
 def test_layers_between_joint_ones_do_not_see_the_left_brain() -> None:
     assert [is_joint_layer(i, 2) for i in range(7)] == [True, False, False, True, False, False, True]
     assert all(is_joint_layer(i, 0) for i in range(7))

@@ -15,9 +15,9 @@ from twinbrain_ros.brain.config import CameraInput, ExpertConfig
 from twinbrain_ros.brain.expert import ActionExpert
 from twinbrain_ros.resources import share_dir
 from twinbrain_ros.robot.robot_file import load_robot
-from twinbrain_ros.sim.tasks import TASKS
+from twinbrain_ros.sim.tasks import COLOURS, TASKS
 from twinbrain_ros.training.config import TrainConfigError, load_train_config, twin_config
-from twinbrain_ros.training.dataset import Demonstrations
+from twinbrain_ros.training.dataset import GOALS_PER_FRAME, Demonstrations
 from twinbrain_ros.training.demonstrations import DataConfig, decode_goal, encode_goal, generate_shard
 from twinbrain_ros.training.loop import LoopConfig, learning_rate, train_loop
 from twinbrain_ros.training.losses import GroundingHead, flow_matching_loss, flow_times
@@ -121,6 +121,20 @@ def test_the_flow_loss_is_zero_for_a_perfect_expert_only(prediction: str) -> Non
     assert float(loss) < 1e-6
 
 
+def test_grounding_learns_the_values_of_a_thing_at_its_cell() -> None:
+    head = GroundingHead(4, things=1, values=2)
+    tokens, cells, offsets = torch.randn(1, 9, 4), torch.tensor([[4]]), torch.full((1, 1, 2), 0.5)
+    values = torch.tensor([[[0.3, -0.7]]])
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+    for _ in range(300):
+        loss = head(tokens, cells, offsets, values)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    out = head.head(tokens).view(9, 5)
+    torch.testing.assert_close(out[4, 3:], values[0, 0], atol=0.02, rtol=0.0)
+
+
 def test_grounding_rewards_the_right_cell_and_ignores_what_is_out_of_view() -> None:
     head = GroundingHead(4)
     tokens = torch.randn(1, 9, 4)
@@ -160,13 +174,40 @@ def test_grounding_targets_point_at_the_pixels_of_the_named_block(data: Demonstr
             continue
         column = (cell % 4 + float(batch.offsets["front"][i, 0, 0])) * 24
         row = (cell // 4 + float(batch.offsets["front"][i, 0, 1])) * 24
-        image = batch.images["front"][i].int()
+        image = batch.images["front"][i // GOALS_PER_FRAME].int()
         around = image[
             max(0, int(row) - 2) : int(row) + 3, max(0, int(column) - 2) : int(column) + 3
         ].reshape(-1, 3)
         main, other = colours[colour]
         checked += int((around[:, main] > around[:, other] + 40).any())
     assert checked > 40
+
+
+def test_a_frame_is_trained_with_the_goal_pursued_and_another(data: Demonstrations) -> None:
+    batch = data.batch(0, 0, 40, 24)
+    assert len(batch.instructions) == len(batch.actions) == 40
+    assert len(batch.state) == len(batch.images["front"]) == 40 // GOALS_PER_FRAME
+    pursued = {decode_goal(g).instruction() for g in data.arrays["goals"][:, 0]}
+    assert set(batch.instructions[::GOALS_PER_FRAME]) <= pursued
+    assert {text.split()[0] for text in batch.instructions[1::GOALS_PER_FRAME]} == {"pick", "put"}
+
+
+def test_aims_lead_from_the_tool_to_what_is_named(data: Demonstrations) -> None:
+    batch = data.batch(0, 0, 200, 24)
+    states = batch.state.repeat_interleave(GOALS_PER_FRAME, dim=0)
+    for i, text in enumerate(batch.instructions):
+        row = int((data.arrays["state"] == states[i].numpy()).all(1).nonzero()[0][0])
+        words = text.split()
+        names = [words[3]] if words[0] == "pick" else [words[2], words[6]]
+        for thing, (colour, group) in enumerate(zip(names, (slice(0, 3), slice(3, 5)), strict=False)):
+            index = group.start + data.arrays["colours"][row][group].tolist().index(COLOURS.index(colour))
+            found = states[i, :3] + 0.1 * batch.aims[i, thing, :3]
+            torch.testing.assert_close(found, torch.from_numpy(data.arrays["positions"][row, index]))
+            angle = float(data.arrays["yaws"][row, index] - states[i, 5])
+            turned = torch.tensor([np.cos(4 * angle), np.sin(4 * angle)], dtype=torch.float32)
+            torch.testing.assert_close(batch.aims[i, thing, 3:], turned, atol=1e-4, rtol=0.0)
+        if words[0] == "pick":
+            assert not batch.aims[i, 1].any()
 
 
 def test_goals_survive_their_codes() -> None:
@@ -195,6 +236,13 @@ def test_answers_are_true_of_the_view(data: Demonstrations) -> None:
                 for i in range(5)
             )
     assert seen_kinds == {"where", "is", "how"}
+
+
+def test_questions_in_a_row_are_about_one_view(data: Demonstrations) -> None:
+    questions = QuestionMaker(data, CAMERAS).draw(np.random.default_rng(0), np.arange(50), per_row=4)
+    assert [q.row for q in questions] == np.arange(50).repeat(4).tolist()
+    assert all(len({q.camera for q in questions[i : i + 4]}) == 1 for i in range(0, 200, 4))
+    assert {q.camera for q in questions} == {"front", "wrist"}
 
 
 def test_every_question_and_instruction_is_within_the_vocabulary(data: Demonstrations) -> None:

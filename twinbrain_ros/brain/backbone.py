@@ -74,10 +74,20 @@ def embed_prompts(vlm: Any, prompts: PromptBatch, image_features: Tensor, state:
 
 def decode(vlm: Any, embeds: Tensor, positions: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
     """Final hidden states [B, L, H] of the decoder, given everything that could be data-dependent."""
+    return _run_decoder(vlm, embeds, positions, mask, cache).last_hidden_state
+
+
+def decode_layers(vlm: Any, embeds: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """Hidden states [B, L, H] after the embedding and after each decoder layer, the final ones last."""
+    return _run_decoder(vlm, embeds, positions, mask, None, output_hidden_states=True).hidden_states
+
+
+def _run_decoder(vlm: Any, embeds: Tensor, positions: Tensor, mask: Tensor, cache: Any, **more: Any) -> Any:
     return vlm.model.language_model(
         inputs_embeds=embeds,
         position_ids=positions,
         attention_mask=mask,
         past_key_values=cache,
         use_cache=cache is not None,
-    ).last_hidden_state
+        **more,
+    )

@@ -59,7 +59,7 @@ class TwinBrain(nn.Module):
         }
 
     def _image_features(self, brain: Any, images: Mapping[str, Tensor], cameras: tuple[str, ...]) -> Tensor:
-        """Features of the named cameras, in order, [B, tokens of all cameras, H].
+        """Features of the named cameras, in order, [N, tokens of all cameras, H].
 
         Cameras of equal size pass through the tower as one batch.
         """
@@ -77,11 +77,12 @@ class TwinBrain(nn.Module):
     def remember_left(self, images: Mapping[str, Tensor], prompts: PromptBatch) -> LeftMemory:
         """Runs the left brain on its views and prompt; what the right brain will read of it.
 
-        images: per camera uint8 [B, H, W, 3]. No state enters here, and no gradient leaves.
+        images: per camera uint8 [N, H, W, 3], with B / N prompts in a row for each of the N observations. No
+        state enters here, and no gradient leaves.
         """
         memory = LeftMemory()
         features = self._image_features(self.left, images, self.config.left_cameras)
-        embeds = backbone.embed_prompts(self.left, prompts, features, None)
+        embeds = backbone.embed_prompts(self.left, prompts, _for_each_prompt(features, prompts), None)
         backbone.decode(self.left, embeds, prompts.positions, causal_mask(prompts.valid), memory)
         return memory
 
@@ -95,13 +96,20 @@ class TwinBrain(nn.Module):
     ) -> Tensor:
         """The right brain's final hidden states [B, L_right, H] (paper: all of them condition the expert).
 
-        state: [B, state dims], standardised. `memory` may be given where the left brain already ran.
+        images: per camera uint8 [N, H, W, 3]; state: [N, state dims], standardised. Each of the N
+        observations serves B / N prompts in a row: several instructions share the work of the vision towers.
+        `memory` may be given where the left brain already ran.
         """
         if memory is None:
             memory = self.remember_left(images, left_prompts)
         names = tuple(c.name for c in self.config.cameras)
         features = self._image_features(self.right, images, names)
-        embeds = backbone.embed_prompts(self.right, right_prompts, features, self.state_encoder(state))
+        embeds = backbone.embed_prompts(
+            self.right,
+            right_prompts,
+            _for_each_prompt(features, right_prompts),
+            _for_each_prompt(self.state_encoder(state), right_prompts),
+        )
         mask = joint_mask(left_prompts.valid, right_prompts.valid)
         cache = JointCache(memory, self.config.interaction_interval)
         return backbone.decode(self.right, embeds, right_prompts.positions, mask, cache)
@@ -116,3 +124,8 @@ class TwinBrain(nn.Module):
         """Everything the expert needs to denoise chunks for these observations."""
         hidden = self.condition(images, state, left_prompts, right_prompts)
         return self.expert.context(hidden, right_prompts.valid)
+
+
+def _for_each_prompt(observed: Tensor, prompts: PromptBatch) -> Tensor:
+    """What was observed N times [N, ...], once for each of the B prompts [B, ...]; B is a multiple of N."""
+    return observed.repeat_interleave(len(prompts.ids) // len(observed), dim=0)

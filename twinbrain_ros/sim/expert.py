@@ -238,11 +238,16 @@ def _world(state: SceneState, goal: Goal) -> _World:
     )
 
 
+def block_yaw(rotation: np.ndarray) -> float:
+    """Return how a block of this rotation [3, 3] is turned about the vertical [rad], up to quarter turns."""
+    # Whichever edge lies flattest says it: the block may have been tipped onto another face.
+    column = int(np.argmin(np.abs(rotation[2])))
+    return math.atan2(rotation[1, column], rotation[0, column])
+
+
 def _block(position: np.ndarray, rotation: np.ndarray) -> _Block:
     x, y, z = position.tolist()
-    # Whichever edge lies flattest says how the block is turned: it may have been tipped onto another face.
-    column = int(np.argmin(np.abs(rotation[2])))
-    return _Block(x, y, z, math.atan2(rotation[1, column], rotation[0, column]))
+    return _Block(x, y, z, block_yaw(rotation))
 
 
 def _saturate(error: float, limit: float) -> float:

@@ -14,16 +14,23 @@ from twinbrain_ros.brain.config import CameraInput, Standardizer
 from twinbrain_ros.sim.tasks import TASKS
 from twinbrain_ros.training.demonstrations import decode_goal
 
-# How often a frame is trained with the goal that was pursued, with another pick and with another put.
-GOAL_SHARES = (0.6, 0.2, 0.2)
+# Each frame of a batch is trained with two goals, so that its images are looked at once for both: the one
+# that was pursued, whose states the policy will meet, and another pick or put, so that the words matter.
+GOALS_PER_FRAME = 2
 # A dimension that hardly varies would have its noise blown up to unit size; this is the least deviation
 # [m, rad] that an action or state dimension is divided by.
 LEAST_STD = 0.01
+AIM_VALUES = 5  # what `Demonstrations.batch` tells of where a thing is from the tool
+_AIM_UNIT_M = 0.1
 
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """images per camera uint8 [B, H, W, 3]; state [B, S]; actions [B, T, A]; grounding per camera."""
+    """N frames, B = N * GOALS_PER_FRAME samples, those of a frame in a row.
+
+    images per camera uint8 [N, H, W, 3]; state [N, S]; actions [B, T, A]; grounding per camera, as
+    `cells_and_offsets` gives it, with B rows; aims [B, 2, 5] of the named block and plate (`_aims`).
+    """
 
     images: dict[str, Tensor]
     instructions: list[str]
@@ -31,6 +38,7 @@ class PolicyBatch:
     actions: Tensor
     cells: dict[str, Tensor]
     offsets: dict[str, Tensor]
+    aims: Tensor
 
 
 class Demonstrations:
@@ -52,10 +60,11 @@ class Demonstrations:
         return _standardizer(labels), _standardizer(self.arrays["state"])
 
     def batch(self, seed: int, step: int, size: int, cell_px: int) -> PolicyBatch:
-        """The batch of a step. cell_px: edge of an image token's cell, for the grounding targets."""
+        """The batch of a step, of `size` samples. cell_px: edge of an image token's cell, for grounding."""
         rng = np.random.default_rng([seed, step])
-        rows = np.sort(rng.integers(0, self.size, size))
-        pick = rng.choice(len(GOAL_SHARES), size, p=GOAL_SHARES)
+        frames = np.sort(rng.integers(0, self.size, size // GOALS_PER_FRAME))
+        pick = np.stack([np.zeros(len(frames), int), rng.integers(1, 3, len(frames))], axis=1).ravel()
+        rows = frames.repeat(GOALS_PER_FRAME)
         goals = self.arrays["goals"][rows, pick]
         cells, offsets = {}, {}
         things = self._things(rows, goals)
@@ -63,13 +72,29 @@ class Demonstrations:
             pixels = self.arrays[f"pixels_{camera.name}"][rows]
             cells[camera.name], offsets[camera.name] = cells_and_offsets(pixels, things, camera, cell_px)
         return PolicyBatch(
-            {c.name: torch.from_numpy(self.arrays[f"image_{c.name}"][rows]) for c in self.cameras},
+            {c.name: torch.from_numpy(self.arrays[f"image_{c.name}"][frames]) for c in self.cameras},
             [decode_goal(g).instruction() for g in goals],
-            torch.from_numpy(self.arrays["state"][rows]),
+            torch.from_numpy(self.arrays["state"][frames]),
             torch.from_numpy(self.arrays["labels"][rows, pick]),
             cells,
             offsets,
+            self._aims(rows, things),
         )
+
+    def _aims(self, rows: np.ndarray, things: np.ndarray) -> Tensor:
+        """Where named things are from the tool, [B, things, 5], whether in view or not; 0 for no plate.
+
+        x, y, z in the base frame [0.1 m], then cosine and sine of four times the angle by which a block
+        is turned against the tool, which looks the same after every quarter turn.
+        """
+        index = np.maximum(things, 0)
+        state = self.arrays["state"][rows][:, None]
+        positions = np.take_along_axis(self.arrays["positions"][rows], index[..., None], axis=1)
+        yaws = np.take_along_axis(self.arrays["yaws"][rows], index, axis=1)
+        away = (positions - state[..., :3]) / _AIM_UNIT_M
+        turned = 4.0 * (yaws - state[..., 5])
+        aims = np.concatenate([away, np.cos(turned)[..., None], np.sin(turned)[..., None]], axis=-1)
+        return torch.from_numpy(np.where((things >= 0)[..., None], aims, 0.0).astype(np.float32))
 
     def _things(self, rows: np.ndarray, goals: np.ndarray) -> np.ndarray:
         """Indices [B, 2] of the named block and the named plate among the objects, -1 for no plate."""

@@ -19,7 +19,7 @@ from twinbrain_ros.robot.actions import euler_to_matrix, tool_state
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
-from twinbrain_ros.sim.expert import Expert
+from twinbrain_ros.sim.expert import Expert, block_yaw
 from twinbrain_ros.sim.model import focal_length
 from twinbrain_ros.sim.state import SceneState
 from twinbrain_ros.sim.tabletop import TabletopSim
@@ -152,12 +152,15 @@ class Demonstrator:
         goals = [goal, self._other_goal(rng, "pick"), self._other_goal(rng, "put")]
         labels = np.stack([self.expert.chunk(state, g) for g in goals])
         points = np.stack([o.position for o in state.objects])
+        yaws = [block_yaw(o.rotation) for o in state.objects]
         position, rotation = self.kinematics.forward(self.sim.arm_positions)
         opening = self.robot.gripper.opening(self.sim.finger_position)
         frame: dict[str, np.ndarray] = {
             "state": tool_state(position, rotation, opening).astype(np.float32),
             "goals": np.array([encode_goal(g) for g in goals], np.int8),
             "labels": labels.astype(np.float32),
+            "positions": points.astype(np.float32),
+            "yaws": np.array(yaws, np.float32),
             "colours": np.array([COLOURS.index(o.colour) for o in state.objects], np.int8),
         }
         for camera in self.robot.cameras:

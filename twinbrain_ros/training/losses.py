@@ -11,6 +11,8 @@ from twinbrain_ros.brain.expert import ActionExpert, Context
 # Flow times are drawn towards the noisy end, as the reference does: t = (s - Beta(1.5, 1)) / s.
 BETA_ALPHA, BETA_BETA, TIME_SCALE = 1.5, 1.0, 0.999
 
+_RARE_LOGIT = -3.5  # about one cell in 36
+
 
 def flow_times(count: int, generator: torch.Generator) -> Tensor:
     """Flow times in [0, 1], mean 0.4 (reference: Beta(1.5, 1) reversed and scaled by 0.999)."""
@@ -47,24 +49,30 @@ def flow_matching_loss(
 
 
 class GroundingHead(nn.Module):
-    """Asks every image token: is the named block (the named plate) in your cell, and where in it?
+    """Asks every image token: is the named block (the named plate) in your cell, and where?
 
-    Used only while training; it makes the condition carry what the instruction refers to.
+    "Where" is the place in the cell, and any further values that belong to the thing. Used only while
+    training; it makes the condition carry what the instruction refers to, where the expert can read it.
     """
 
-    def __init__(self, hidden: int, things: int = 2) -> None:
+    def __init__(self, hidden: int, things: int = 2, values: int = 0) -> None:
         super().__init__()
-        self.things = things
-        self.head = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, 3 * things))
+        self.things, self.values = things, 3 + values
+        outputs = nn.Linear(hidden, self.values * things)
+        with torch.no_grad():  # few cells hold a thing: without this, the first steps go into saying no
+            outputs.bias.view(things, self.values)[:, 0] = _RARE_LOGIT
+        self.head = nn.Sequential(nn.LayerNorm(hidden), outputs)
 
-    def forward(self, tokens: Tensor, cells: Tensor, offsets: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, cells: Tensor, offsets: Tensor, values: Tensor | None = None) -> Tensor:
         """Mean over views of the sum over things.
 
-        tokens [B, n, H]; cells long [B, things], -1 out of view; offsets [B, things, 2] in [0, 1].
+        tokens [B, n, H]; cells long [B, things], -1 out of view; offsets [B, things, 2] in [0, 1]; values
+        [B, things, values] of the things.
         """
-        out = self.head(tokens).view(*tokens.shape[:2], self.things, 3)
+        out = self.head(tokens).view(*tokens.shape[:2], self.things, self.values)
         wanted = F.one_hot(cells.clamp(min=0), tokens.shape[1]).transpose(1, 2).float()
         wanted = wanted * (cells >= 0)[:, None].float()
         here = F.binary_cross_entropy_with_logits(out[..., 0], wanted, reduction="none").sum(1)
-        where = ((out[..., 1:] - offsets[:, None]).square().sum(-1) * wanted).sum(1)
+        target = offsets if values is None else torch.cat([offsets, values], dim=-1)
+        where = ((out[..., 1:] - target[:, None]).square().sum(-1) * wanted).sum(1)
         return (here + 4.0 * where).sum(1).mean()

@@ -13,7 +13,7 @@ from torch import Tensor
 from twinbrain_ros.brain.config import TwinBrainConfig
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.twin import TwinBrain
-from twinbrain_ros.training.dataset import Demonstrations
+from twinbrain_ros.training.dataset import AIM_VALUES, Demonstrations
 from twinbrain_ros.training.loop import LoopConfig, train_loop
 from twinbrain_ros.training.losses import GroundingHead, flow_matching_loss
 
@@ -36,7 +36,9 @@ class PolicyTrainer:
         self.policy, self.data, self.config = policy, data, losses
         model = policy.model
         hidden = policy.config.vlm_config().get_text_config().hidden_size
-        self.heads = torch.nn.ModuleDict({c.name: GroundingHead(hidden) for c in policy.config.cameras})
+        self.heads = torch.nn.ModuleDict(
+            {c.name: GroundingHead(hidden, values=AIM_VALUES) for c in policy.config.cameras}
+        )
         self.cell_px = model.layout.factor
         self.weights = torch.outer(torch.tensor(losses.step_weights), torch.tensor(losses.action_weights))
 
@@ -59,7 +61,8 @@ class PolicyTrainer:
             index = slots[:, start : start + count, None].expand(-1, -1, hidden.shape[-1])
             tokens = hidden.gather(1, index)
             head = self.heads[camera.name]
-            grounding = grounding + head(tokens, batch.cells[camera.name], batch.offsets[camera.name])
+            seen = batch.cells[camera.name], batch.offsets[camera.name]
+            grounding = grounding + head(tokens, *seen, batch.aims)
             start += count
         return {"flow": flow, "grounding": self.config.grounding_weight * grounding}
 

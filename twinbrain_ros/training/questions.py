@@ -45,11 +45,15 @@ class QuestionMaker:
         self.cameras = cameras
         self.shares = [front_share, *[(1 - front_share) / (len(cameras) - 1)] * (len(cameras) - 1)]
 
-    def draw(self, rng: np.random.Generator, rows: np.ndarray) -> list[Question]:
-        return [self._one(rng, int(row)) for row in rows]
+    def draw(self, rng: np.random.Generator, rows: np.ndarray, per_row: int = 1) -> list[Question]:
+        """`per_row` questions in a row about one view of each frame."""
+        out = []
+        for row in rows:
+            camera = self.cameras[int(rng.choice(len(self.cameras), p=self.shares))]
+            out += [self._one(rng, int(row), camera) for _ in range(per_row)]
+        return out
 
-    def _one(self, rng: np.random.Generator, row: int) -> Question:
-        camera = self.cameras[int(rng.choice(len(self.cameras), p=self.shares))]
+    def _one(self, rng: np.random.Generator, row: int, camera: CameraInput) -> Question:
         pixels = self.data.arrays[f"pixels_{camera.name}"][row]
         colours = self.data.arrays["colours"][row]
         with np.errstate(invalid="ignore"):

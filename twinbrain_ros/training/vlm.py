@@ -1,8 +1,8 @@
 """Teaching a small VLM to see, before it becomes both brains of a twin.
 
 Questions alone teach it, but late: for long it only learns how often each answer is right. So every image
-token is also asked what lies in its cell, and whether that is what the question is about; that head is
-not kept.
+token is also asked what lies in its cell, and whether that is what the question is about. It is asked
+half-way up, so that the layers above can pass on what it has found; that head is not kept.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from twinbrain_ros.training.questions import KINDS, Question, QuestionMaker
 SEEING_WEIGHT = 0.3
 THINGS = [f"{colour} {kind}" for kind in ("block", "plate") for colour in COLOURS]
 HELD_OUT_FRAMES = 1_000  # the last frames of a data set are never trained on
+QUESTIONS_PER_VIEW = 4  # the vision tower looks once for all of them
 
 
 class VlmTeacher:
@@ -51,16 +52,22 @@ class VlmTeacher:
         rows, columns = self.layout.grid(camera.height, camera.width)
         return rows // self.layout.merge_size, columns // self.layout.merge_size
 
-    def losses_and_hits(self, questions: list[Question]) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses on answers and on what cells show; per question whether its answer was the likeliest."""
+    def losses_and_hits(
+        self, questions: list[Question], per_view: int = 1
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses on answers and on what cells show; per question whether its answer was the likeliest.
+
+        `per_view` questions in a row are about the same view.
+        """
         questions = sorted(questions, key=lambda q: q.camera)
-        features = torch.cat(
-            [self._features(name, questions) for name in sorted({q.camera for q in questions})]
-        )
+        views = questions[::per_view]
+        features = torch.cat([self._features(name, views) for name in sorted({q.camera for q in views})])
+        features = features.repeat_interleave(per_view, dim=0)
         prompts = [self.builders[q.camera].build(q.text, q.answer) for q in questions]
         batch = collate(prompts, self.tokenizer.pad_token_id)
         embeds = backbone.embed_prompts(self.vlm, batch, features, None)
-        hidden = backbone.decode(self.vlm, embeds, batch.positions, causal_mask(batch.valid))
+        layers = backbone.decode_layers(self.vlm, embeds, batch.positions, causal_mask(batch.valid))
+        hidden, middle = layers[-1], layers[len(layers) // 2]
         # The answer and the end of turn are the last tokens of a prompt.
         lengths = batch.valid.sum(1)
         counts = torch.tensor([len(self.builders[q.camera].ids(q.answer)) + 1 for q in questions])
@@ -71,7 +78,8 @@ class VlmTeacher:
         owner = wanted[:, 1:].nonzero()[:, 0]
         misses = torch.zeros(len(questions)).index_add(0, owner, (logits.argmax(-1) != targets).float())
         slots = batch.image_slots[..., None].expand(-1, -1, hidden.shape[-1])
-        seeing = self.head(hidden.gather(1, slots), *self._things_in_view(questions))
+        things = self._things_in_view(questions)
+        seeing = self.head(middle.gather(1, slots), *things)
         return {"answers": F.cross_entropy(logits, targets), "seeing": SEEING_WEIGHT * seeing}, misses == 0
 
     def _things_in_view(self, questions: list[Question]) -> tuple[Tensor, Tensor]:
@@ -97,8 +105,10 @@ class VlmTeacher:
 
     def losses(self, step: int, config: LoopConfig) -> dict[str, Tensor]:
         rng = np.random.default_rng([config.seed, step])
-        rows = rng.integers(0, self.data.size - HELD_OUT_FRAMES, config.batch_size)
-        return self.losses_and_hits(self.maker.draw(rng, rows))[0]
+        views = config.batch_size // QUESTIONS_PER_VIEW
+        rows = rng.integers(0, self.data.size - HELD_OUT_FRAMES, views)
+        questions = self.maker.draw(rng, rows, QUESTIONS_PER_VIEW)
+        return self.losses_and_hits(questions, QUESTIONS_PER_VIEW)[0]
 
     @torch.no_grad()
     def accuracy(self, seed: int = 1, count: int = 1_000) -> dict[str, float]:
