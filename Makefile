@@ -13,7 +13,7 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
-DEMO_ARGS ?= --task pick --episodes 6 --execution-steps 1
+DEMO_ARGS ?= --task all --episodes 6
 PYTEST_ARGS ?=
 
 VENV := .venv

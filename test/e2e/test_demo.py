@@ -1,21 +1,23 @@
 """The whole loop with the shipped checkpoint: words in, the arm moves.
 
-Real nodes in real time. The floor is well under the rate in the README, so a miss is a regression and not
-bad luck. The shipped checkpoint puts too rarely for a floor of its own: there, and where the words change,
-it is held to handling no other block, and the scripted expert (test_loop_with_expert) to succeeding.
+Real nodes in real time. The floors are well under the rates in the README, so a miss is a regression and not
+bad luck.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pytest
+import yaml
 from demo_process import run_demo
 
 from twinbrain_ros.evaluation.sheet import VIEW
-from twinbrain_ros.resources import demo_checkpoint
+from twinbrain_ros.resources import demo_checkpoint, share_dir
+from twinbrain_ros.training.run import REPORT_FILE
 
 pytestmark = pytest.mark.e2e
 
@@ -31,6 +33,12 @@ def test_the_checkpoint_is_shipped() -> None:
     assert size <= 20e6, "20 MB at the most"
 
 
+def test_the_checkpoint_was_made_by_the_training_file_in_the_tree() -> None:
+    report = json.loads((demo_checkpoint() / REPORT_FILE).read_text())
+    recipe = yaml.safe_load((share_dir() / "config" / "train" / "demo.yaml").read_text())
+    assert report["config"] == recipe
+
+
 @pytest.fixture(scope="module")
 def pick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     directory = tmp_path_factory.mktemp("pick")
@@ -42,7 +50,7 @@ def pick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
 def test_blocks_are_picked(pick: tuple[dict[str, Any], Path]) -> None:
     values, _ = pick
     assert values["episodes"] == EPISODES
-    assert values["successes"] >= 1
+    assert values["successes"] >= 7
     assert values["success_rate"] == values["successes"] / EPISODES
     assert values["wrong_object_rate"] <= 0.2
     low, high = values["success_interval"]
@@ -84,18 +92,19 @@ def test_the_sheet_shows_the_episodes(pick: tuple[dict[str, Any], Path]) -> None
     assert picture.std() > 20
 
 
-def test_putting_touches_no_other_block(tmp_path: Path) -> None:
-    arguments = ("--task", "put", "--episodes", "3", "--seed", str(SEED), "--max-seconds", "12")
+def test_blocks_are_put_on_plates(tmp_path: Path) -> None:
+    arguments = ("--task", "put", "--episodes", "6", "--seed", str(SEED), "--max-seconds", "15")
     values = run_demo(tmp_path, *arguments, timeout_s=240)
-    assert values["episodes"] == 3
+    assert values["episodes"] == 6
+    assert values["successes"] >= 3
     assert values["wrong_object_rate"] <= 1 / 3
 
 
 def test_another_instruction_in_the_middle_is_followed(tmp_path: Path) -> None:
-    arguments = ("--task", "pick", "--episodes", "2", "--seed", str(SEED), "--retarget")
-    values = run_demo(tmp_path, *arguments, "--max-seconds", "10", timeout_s=180)
+    arguments = ("--task", "pick", "--episodes", "4", "--seed", str(SEED), "--retarget")
+    values = run_demo(tmp_path, *arguments, "--max-seconds", "15", timeout_s=180)
     assert all(record["retargeted"] for record in values["episode_records"])
-    assert values["wrong_object_rate"] <= 1 / 2
+    assert values["successes"] >= 2
 
 
 def test_a_given_instruction_is_asked_for_in_every_episode(tmp_path: Path) -> None:

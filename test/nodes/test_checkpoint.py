@@ -22,10 +22,6 @@ ERROR, WARN, OK = 2, 1, 0
 NAME = "policy_node"
 WEIGHTS = "model.safetensors"
 
-pytestmark = pytest.mark.skipif(
-    not (demo_checkpoint() / WEIGHTS).is_file(), reason="the demo checkpoint is not in this tree"
-)
-
 
 def refused(bench: Any, words: list[str], **parameters: Any) -> None:
     """Configuring fails, the node says so with these words, and is still there."""

@@ -22,7 +22,7 @@ from twinbrain_ros.training.demonstrations import DataConfig, decode_goal, encod
 from twinbrain_ros.training.loop import LoopConfig, learning_rate, train_loop
 from twinbrain_ros.training.losses import GroundingHead, flow_matching_loss, flow_times
 from twinbrain_ros.training.questions import NUMBERS, QuestionMaker, words
-from twinbrain_ros.training.run import main
+from twinbrain_ros.training.run import StageWatch, main
 from twinbrain_ros.training.tokenizer import word_tokenizer
 
 CAMERAS = (CameraInput("front", 96, 96), CameraInput("wrist", 96, 96))
@@ -280,6 +280,18 @@ def test_an_unsound_training_file_is_refused_by_key(tmp_path: Path, change, mess
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(TrainConfigError, match=message):
         load_train_config(path)
+
+
+def test_the_stretches_of_a_resumed_stage_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 13.0, 100.0, 104.0])
+    monkeypatch.setattr("twinbrain_ros.training.run.time.monotonic", lambda: next(clock))
+    path = tmp_path / "seconds.json"
+    with pytest.raises(KeyboardInterrupt), StageWatch(path).stage("vlm"):
+        raise KeyboardInterrupt
+    again = StageWatch(path)
+    with again.stage("vlm"):
+        pass
+    assert again.seconds == {"vlm": 7.0} == StageWatch(path).seconds
 
 
 def test_two_runs_are_not_mixed_in_one_folder(tmp_path: Path) -> None:

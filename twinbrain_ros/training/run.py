@@ -6,6 +6,8 @@ import json
 import platform
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from twinbrain_ros.sim.tasks import TASKS
 from twinbrain_ros.training.config import EvaluationConfig, TrainConfigError, load_train_config, twin_config
 from twinbrain_ros.training.dataset import Demonstrations
 from twinbrain_ros.training.demonstrations import generate
+from twinbrain_ros.training.loop import write_whole
 from twinbrain_ros.training.policy import train_policy
 from twinbrain_ros.training.questions import words
 from twinbrain_ros.training.tokenizer import word_tokenizer
@@ -46,33 +49,28 @@ def main(config_path: Path, out: Path, resume: bool = False, json_path: Path | N
     robot = load_robot(config.robot)
     tokenizer = word_tokenizer(words())
     twin = twin_config(config, robot, tokenizer)
-    seconds: dict[str, float] = {}
+    watch = StageWatch(out / "seconds.json")
 
-    began = time.monotonic()
-    shards = generate(config.robot, config.data, out / "data")
-    seconds["data"] = _lap(began)
+    with watch.stage("data"):
+        shards = generate(config.robot, config.data, out / "data")
     data = Demonstrations(shards, twin.cameras)
 
-    began = time.monotonic()
-    vlm, accuracy = teach_vlm(tokenizer, data, twin, config.vlm, out)
+    with watch.stage("vlm"):
+        vlm, accuracy = teach_vlm(tokenizer, data, twin, config.vlm, out)
     print("held-out questions answered exactly: " + ", ".join(f"{k} {v:.1%}" for k, v in accuracy.items()))
-    seconds["vlm"] = _lap(began)
 
-    began = time.monotonic()
-    policy = train_policy(vlm, tokenizer, data, twin, config.losses, config.policy, out)
-    seconds["policy"] = _lap(began)
+    with watch.stage("policy"):
+        policy = train_policy(vlm, tokenizer, data, twin, config.losses, config.policy, out)
     draw_losses(out)
     checkpoint = out / "checkpoint"
     policy.save_pretrained(checkpoint)
 
-    began = time.monotonic()
     results = evaluate(policy, robot, config.evaluation)
-    seconds["evaluation"] = _lap(began)
     report = {
         "config": values,
         "questions": accuracy,
         "evaluation": results,
-        "seconds": seconds,
+        "seconds": {stage: round(taken, 1) for stage, taken in watch.seconds.items()},
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -90,8 +88,22 @@ def main(config_path: Path, out: Path, resume: bool = False, json_path: Path | N
     return report
 
 
-def _lap(began: float) -> float:
-    return round(time.monotonic() - began, 1)
+class StageWatch:
+    """Seconds spent in each stage, kept in a file, so that the stretches of a resumed run add up."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time until the block is left, by an exception too, to a stage."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+            write_whole(self._path, lambda partial: partial.write_text(json.dumps(self.seconds)))
 
 
 def _claim(out: Path, values: dict[str, Any], resume: bool) -> None:
