@@ -36,7 +36,7 @@ def kinematics(robot: RobotFile) -> Kinematics:
 
 @pytest.fixture
 def executor(robot: RobotFile, kinematics: Kinematics) -> ChunkExecutor:
-    executor = ChunkExecutor(robot, kinematics)
+    executor = ChunkExecutor(robot, kinematics, execution_steps=2)
     executor.hold(robot.home, robot.gripper.open_m)
     return executor
 
@@ -222,6 +222,21 @@ def test_a_pose_out_of_reach_is_refused_and_the_arm_holds(robot: RobotFile, kine
     assert verdict.outcome is Outcome.REFUSED
     assert "step 0: no arm position reaches (0.740" in verdict.reason
     assert executor.command(T0 + TICK) is None
+
+
+def test_steps_before_one_that_is_out_of_reach_are_executed(robot: RobotFile, kinematics: Kinematics) -> None:
+    wide = dataclasses.replace(robot.workspace, lower=np.full(3, -9.0), upper=np.full(3, 9.0))
+    robot = dataclasses.replace(robot, workspace=wide)
+    executor = ChunkExecutor(robot, kinematics, execution_steps=4)
+    executor.hold(robot.home, robot.gripper.open_m)
+    data = make_chunk(robot, FORWARD).data.copy()
+    data[2, 0] = 0.5
+    verdict = executor.accept(make_chunk(robot, data=data), T0)
+    assert verdict.accepted and "step 2: no arm position reaches" in verdict.reason
+    commands = drive(executor, T0, T0 + 10 * PERIOD)
+    assert commands[-1].stamp_ns == T0 + 2 * PERIOD
+    moved = kinematics.forward(commands[-1].arm_positions)[0] - kinematics.forward(robot.home)[0]
+    np.testing.assert_allclose(moved, [0.04, 0, 0], atol=1e-3)
 
 
 def test_a_pose_just_out_of_reach_becomes_the_nearest_one_in_reach(

@@ -136,14 +136,14 @@ class ChunkExecutor:
         if self._setpoint is None:
             return Verdict(Outcome.REFUSED, "the position of the arm is not known yet")
         try:
-            plan = self._plan(chunk, takeover_ns, self._setpoint)
+            plan, cut = self._plan(chunk, takeover_ns, self._setpoint)
         except WaypointError as error:
             return Verdict(Outcome.REFUSED, str(error))
         self._running = _Running(chunk, plan)
         self._newest_observation_ns = chunk.observation_ns
         if self._setpoint_ns is None:
             self._remember(takeover_ns, self._setpoint)
-        return Verdict(Outcome.ACCEPTED)
+        return Verdict(Outcome.ACCEPTED, cut)
 
     def _judge_time(self, chunk: ActionChunk, now_ns: int, takeover_ns: int) -> Verdict | None:
         age_ns = now_ns - chunk.observation_ns
@@ -170,7 +170,8 @@ class ChunkExecutor:
             return Verdict(Outcome.STALE, f"its last step was due {late:.3f} s ago")
         return None
 
-    def _plan(self, chunk: ActionChunk, takeover_ns: int, setpoint: Array) -> JointPlan:
+    def _plan(self, chunk: ActionChunk, takeover_ns: int, setpoint: Array) -> tuple[JointPlan, str]:
+        """The motion, and why it ends before the window does, empty if it does not."""
         period_ns = to_ns(chunk.period_s)
         start_ns = max(takeover_ns, chunk.due_ns)
         chunk_end_ns = chunk.due_ns + len(chunk.data) * period_ns
@@ -181,11 +182,14 @@ class ChunkExecutor:
         last = max(first, -(-(end_ns - chunk.due_ns) // period_ns) - 1)
         arm = setpoint[:-1]
         points = self._waypoints.make(chunk, first, last, arm, lambda: self._commanded_at(chunk.due_ns))
+        last = first + len(points.arm) - 1
+        end_ns = min(end_ns, chunk.due_ns + (last + 1) * period_ns)
         # In motion the path goes on from the last set-point's own time, else it would pause until `start_ns`.
         times = [self._moving_since(start_ns)] + [
             chunk.due_ns + (k + 1) * period_ns for k in range(first, last + 1)
         ]
-        return JointPlan(times, np.vstack([arm, points.arm]), points.finger_m, max(end_ns, start_ns))
+        plan = JointPlan(times, np.vstack([arm, points.arm]), points.finger_m, max(end_ns, start_ns))
+        return plan, points.cut
 
     def _moving_since(self, start_ns: int) -> int:
         """Time of the last set-point if the arm is in motion, else `start_ns`."""

@@ -20,7 +20,10 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """An outcome with the reason in words (empty when accepted)."""
+    """An outcome with the reason in words.
+
+    When accepted, the reason says why later steps are left out, and is empty if none are.
+    """
 
     outcome: Outcome
     reason: str = ""

@@ -33,10 +33,14 @@ class WaypointError(ValueError):
 
 @dataclass(frozen=True)
 class Waypoints:
-    """Joint waypoints of some steps of a chunk: arm [N, J] in rad, finger_m [N] in m."""
+    """Joint waypoints of some steps of a chunk: arm [N, J] in rad, finger_m [N] in m.
+
+    `cut` says why the steps after them are left out, empty if none are.
+    """
 
     arm: Array
     finger_m: Array
+    cut: str = ""
 
 
 class WaypointMaker:
@@ -55,7 +59,9 @@ class WaypointMaker:
     def make(
         self, chunk: ActionChunk, first: int, last: int, start_q: Array, target_at_due: Callable[[], Array]
     ) -> Waypoints:
-        """Waypoints of the steps `first` to `last`, both included.
+        """Waypoints of the steps `first` to `last`, both included, up to one that cannot be reached.
+
+        Holding at once because of a pose that is still some steps away would trap the arm short of it.
 
         Args:
             chunk: validated against the robot.
@@ -64,43 +70,59 @@ class WaypointMaker:
             target_at_due: gives the joints [J] that were commanded at the chunk's due time [rad]; asked
                 only when the chunk composes on the previous target.
         Raises:
-            WaypointError: a pose is out of reach, or a joint would have to jump.
+            WaypointError: the first pose is out of reach, or a joint would have to jump to it.
         """
-        if chunk.action_space == "joint_position":
-            arm = self._from_joints(chunk, first, last)
-            finger = np.array([self._robot.gripper.finger(o) for o in chunk.data[first : last + 1, -1]])
-            return Waypoints(arm, finger)
-        base = chunk.observation_positions if chunk.composition == "observation" else target_at_due()
-        arm = self._from_deltas(chunk, first, last, start_q, np.asarray(base, dtype=np.float64))
-        return Waypoints(arm, self._switched(chunk.data[first : last + 1, -1]))
+        joints = chunk.action_space == "joint_position"
+        if joints:
+            solve = self._joints_solver(chunk)
+        else:
+            base = chunk.observation_positions if chunk.composition == "observation" else target_at_due()
+            solve = self._deltas_solver(chunk, last, np.asarray(base, dtype=np.float64))
+        arm: list[Array] = []
+        cut, seed = "", start_q
+        for step in range(first, last + 1):
+            try:
+                seed = solve(step, seed)
+            except WaypointError as error:
+                if not arm:
+                    raise
+                cut = str(error)
+                break
+            arm.append(seed)
+        openings = chunk.data[first : first + len(arm), -1]
+        finger = self._proportional(openings) if joints else self._switched(openings)
+        return Waypoints(np.array(arm), finger, cut)
+
+    def _proportional(self, openings: Array) -> Array:
+        return np.array([self._robot.gripper.finger(opening) for opening in openings])
 
     def _switched(self, openings: Array) -> Array:
         gripper = self._robot.gripper
         return np.where(openings > GRIPPER_THRESHOLD, gripper.open_m, gripper.closed_m).astype(np.float64)
 
-    def _from_deltas(self, chunk: ActionChunk, first: int, last: int, start_q: Array, base_q: Array) -> Array:
+    def _deltas_solver(self, chunk: ActionChunk, last: int, base_q: Array) -> Callable[[int, Array], Array]:
         position, rotation = self._kinematics.forward(base_q)
         positions, rotations = compose_ee_deltas(position, rotation, chunk.data[: last + 1, :6])
-        seed, out = start_q, []
-        for step in range(first, last + 1):
-            q = self._solve(step, positions[step], rotations[step], seed)
-            self._check_jump(step, seed, q, chunk.period_s)
-            out.append(q)
-            seed = q
-        return np.array(out)
 
-    def _from_joints(self, chunk: ActionChunk, first: int, last: int) -> Array:
+        def solve(step: int, previous: Array) -> Array:
+            q = self._solve(step, positions[step], rotations[step], previous)
+            self._check_jump(step, previous, q, chunk.period_s)
+            return q
+
+        return solve
+
+    def _joints_solver(self, chunk: ActionChunk) -> Callable[[int, Array], Array]:
         """Absolute joint targets; one whose tool leaves the workspace box is moved to its border."""
-        count = len(self._robot.arm_joints)
-        out = []
-        for step in range(first, last + 1):
+        count, box = len(self._robot.arm_joints), self._robot.workspace
+
+        def solve(step: int, previous: Array) -> Array:
             q = np.asarray(chunk.data[step, :count], dtype=np.float64)
             position, rotation = self._kinematics.forward(q)
-            box = self._robot.workspace
             if np.any(position < box.lower) or np.any(position > box.upper):
                 q = self._solve(step, position, rotation, q)
-            out.append(q)
-        return np.array(out)
+            return q
+
+        return solve
 
     def _solve(self, step: int, position: Array, rotation: Array, seed: Array) -> Array:
         box = self._robot.workspace

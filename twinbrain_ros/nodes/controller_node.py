@@ -140,7 +140,9 @@ class ControllerNode(TwinBrainNode):
                 verdict = Verdict(Outcome.REFUSED, str(error))
         if verdict.outcome is Outcome.ACCEPTED:
             self.health.clear("chunk")
-            self._execute(message)
+            if verdict.reason:
+                self.report("chunk/cut", f"chunk {message.sequence} cut short: {verdict.reason}", Level.WARN)
+            self._execute(message, verdict.reason)
             return
         outcome, counter = _STATUS[verdict.outcome]
         self.health.count(counter)
@@ -153,7 +155,7 @@ class ControllerNode(TwinBrainNode):
             )
         self._publish_status(message, outcome, verdict.reason)
 
-    def _execute(self, message: ActionChunkMessage) -> None:
+    def _execute(self, message: ActionChunkMessage, cut: str) -> None:
         """The first command goes out on arrival, without waiting for the next tick."""
         assert self._controller is not None
         now_ns = self.now_ns()
@@ -162,7 +164,7 @@ class ControllerNode(TwinBrainNode):
         self.health.count("chunks_executed")
         latency_ms = (sent_ns - convert.from_time(message.observation_stamp)) / 1e6
         self.health.figure(LATENCY).add(latency_ms)
-        self._publish_status(message, ChunkStatus.EXECUTED, "", sent_ns)
+        self._publish_status(message, ChunkStatus.EXECUTED, cut, sent_ns)
 
     def _on_set_mode(self, request: SetMode.Request, response: SetMode.Response) -> SetMode.Response:
         response.success, response.message = self._set_mode(request)
