@@ -59,7 +59,7 @@ class WaypointMaker:
     def make(
         self, chunk: ActionChunk, first: int, last: int, start_q: Array, target_at_due: Callable[[], Array]
     ) -> Waypoints:
-        """Waypoints of the steps `first` to `last`, both included, up to one that cannot be reached.
+        """Waypoints of the steps `first` to `last`, both included, without those from an unreachable one on.
 
         Holding at once because of a pose that is still some steps away would trap the arm short of it.
 

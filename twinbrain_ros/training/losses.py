@@ -57,10 +57,10 @@ class GroundingHead(nn.Module):
 
     def __init__(self, hidden: int, things: int = 2, values: int = 0) -> None:
         super().__init__()
-        self.things, self.values = things, 3 + values
-        outputs = nn.Linear(hidden, self.values * things)
+        self.things, self.answers = things, 3 + values  # is it here, its place in the cell, its values
+        outputs = nn.Linear(hidden, self.answers * things)
         with torch.no_grad():  # few cells hold a thing: without this, the first steps go into saying no
-            outputs.bias.view(things, self.values)[:, 0] = _RARE_LOGIT
+            outputs.bias.view(things, self.answers)[:, 0] = _RARE_LOGIT
         self.head = nn.Sequential(nn.LayerNorm(hidden), outputs)
 
     def forward(self, tokens: Tensor, cells: Tensor, offsets: Tensor, values: Tensor | None = None) -> Tensor:
@@ -69,7 +69,7 @@ class GroundingHead(nn.Module):
         tokens [B, n, H]; cells long [B, things], -1 out of view; offsets [B, things, 2] in [0, 1]; values
         [B, things, values] of the things.
         """
-        out = self.head(tokens).view(*tokens.shape[:2], self.things, self.values)
+        out = self.head(tokens).view(*tokens.shape[:2], self.things, self.answers)
         wanted = F.one_hot(cells.clamp(min=0), tokens.shape[1]).transpose(1, 2).float()
         wanted = wanted * (cells >= 0)[:, None].float()
         here = F.binary_cross_entropy_with_logits(out[..., 0], wanted, reduction="none").sum(1)

@@ -78,8 +78,7 @@ class VlmTeacher:
         owner = wanted[:, 1:].nonzero()[:, 0]
         misses = torch.zeros(len(questions)).index_add(0, owner, (logits.argmax(-1) != targets).float())
         slots = batch.image_slots[..., None].expand(-1, -1, hidden.shape[-1])
-        things = self._things_in_view(questions)
-        seeing = self.head(middle.gather(1, slots), *things)
+        seeing = self.head(middle.gather(1, slots), *self._things_in_view(questions))
         return {"answers": F.cross_entropy(logits, targets), "seeing": SEEING_WEIGHT * seeing}, misses == 0
 
     def _things_in_view(self, questions: list[Question]) -> tuple[Tensor, Tensor]:
