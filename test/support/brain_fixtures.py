@@ -10,7 +10,7 @@ from twinbrain_ros.brain.config import (
     ActionConfig,
     CameraInput,
     ExpertConfig,
-    Standardizer,
+    Normalizer,
     TwinBrainConfig,
 )
 from twinbrain_ros.brain.policy import TwinBrainPolicy
@@ -66,8 +66,8 @@ def tiny_config(
         state_hidden=16,
         interaction_interval=interaction_interval,
         images_first=images_first,
-        action_statistics=Standardizer((0.1,) * 7, (0.5,) * 7),
-        state_statistics=Standardizer((0.2,) * 7, (2.0,) * 7),
+        action_statistics=Normalizer((0.1,) * 7, (0.5,) * 7),
+        state_statistics=Normalizer((0.2,) * 7, (2.0,) * 7),
     )
 
 

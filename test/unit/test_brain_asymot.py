@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from brain_fixtures import tiny_policy, views
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
-from twinbrain_ros.brain import backbone
+from twinbrain_ros.brain import decoder
 from twinbrain_ros.brain.asymot import is_joint_layer
 from twinbrain_ros.brain.policy import TwinBrainPolicy
-from twinbrain_ros.brain.preprocess import patchify
+from twinbrain_ros.brain.preprocess import patchify, with_frames
 
 RED, PUT = "pick up the red block", "put the green block on the blue plate"
 
@@ -23,7 +23,8 @@ def prepared(policy: TwinBrainPolicy, texts: list[str], seeds: list[int]):
     }
     pairs = [policy.prompts(t) for t in texts]
     state = torch.stack([torch.linspace(-1, 1, 7) * (s + 1) for s in seeds])
-    return images, state, policy.collate([p[0] for p in pairs]), policy.collate([p[1] for p in pairs])
+    left, right = policy.collate([p[0] for p in pairs]), policy.collate([p[1] for p in pairs])
+    return images, state, policy.model.prepare(left, right), left, right
 
 
 def plain_attention(q, k, v, mask, scale):
@@ -45,7 +46,8 @@ def joint_loop(policy: TwinBrainPolicy, images, state, left_prompts, right_promp
             model.state_encoder(state),
         ),
     ):
-        embeds = backbone.embed_prompts(brain, prompts, model._image_features(brain, images, cameras), extra)
+        side = decoder.prepare_side(brain, prompts, None)
+        embeds = decoder.fill(side, model.image_features(brain, images, cameras)[0], extra)
         text = brain.model.language_model
         streams.append([embeds, text, text.rotary_emb(embeds, prompts.positions)])
     left_length, right_length = left_prompts.ids.shape[1], right_prompts.ids.shape[1]
@@ -79,19 +81,20 @@ def joint_loop(policy: TwinBrainPolicy, images, state, left_prompts, right_promp
 @pytest.mark.parametrize("interval", [0, 1, 2])
 def test_right_states_equal_those_of_a_joint_layer_loop(interval: int) -> None:
     policy = tiny_policy(interaction_interval=interval)
-    inputs = prepared(policy, [RED], [3])
+    images, state, words, left, right = prepared(policy, [RED], [3])
     with torch.no_grad():
-        ours, plain = policy.model.condition(*inputs), joint_loop(policy, *inputs)
+        ours = policy.model.condition(images, state, words)
+        plain = joint_loop(policy, images, state, left, right)
     torch.testing.assert_close(ours, plain, atol=2e-5, rtol=1e-4)
 
 
 def test_several_instructions_about_one_observation_are_as_if_asked_one_by_one() -> None:
     policy = tiny_policy()
-    images, state, left, right = prepared(policy, [RED, PUT], [0, 0])
+    images, state, words, _, _ = prepared(policy, [RED, PUT], [0, 0])
     once = {name: image[:1] for name, image in images.items()}
     with torch.no_grad():
-        apart = policy.model.condition(images, state[:1].repeat(2, 1), left, right)
-        together = policy.model.condition(once, state[:1], left, right)
+        apart = policy.model.condition(images, state[:1].repeat(2, 1), words)
+        together = policy.model.condition(once, state[:1], words)
     torch.testing.assert_close(together, apart, atol=2e-5, rtol=1e-4)
 
 
@@ -102,19 +105,19 @@ def test_layers_between_joint_ones_do_not_see_the_left_brain() -> None:
 
 def test_the_right_brain_reads_the_left_one() -> None:
     policy = tiny_policy()
-    images, state, left, right = prepared(policy, [RED], [0])
-    _, _, other_left, _ = prepared(policy, ["pick up the blue block"], [0])
+    images, state, words, _, right = prepared(policy, [RED], [0])
+    _, _, _, other_left, _ = prepared(policy, ["pick up the blue block"], [0])
     with torch.no_grad():
-        before = policy.model.condition(images, state, left, right)
-        after = policy.model.condition(images, state, other_left, right)
+        before = policy.model.condition(images, state, words)
+        after = policy.model.condition(images, state, policy.model.prepare(other_left, right))
     assert (before - after).abs().max() > 1e-3
 
 
 def test_no_gradient_reaches_the_left_brain_and_all_of_the_rest_gets_one() -> None:
     policy = tiny_policy()
     model = policy.model.train()
-    images, state, left, right = prepared(policy, [RED, PUT], [0, 1])
-    context = model.context(images, state, left, right)
+    images, state, words, _, _ = prepared(policy, [RED, PUT], [0, 1])
+    context = model.context(images, state, words)
     noise = torch.randn(2, 8, 7)
     model.expert.clean(context, noise, torch.tensor([0.2, 0.7])).square().sum().backward()
     assert all(p.grad is None and not p.requires_grad for p in model.left.parameters())
@@ -126,13 +129,13 @@ def test_the_left_brain_stays_in_eval_mode_and_never_receives_the_state() -> Non
     policy = tiny_policy()
     model = policy.model.train()
     assert model.right.training and not model.left.training
-    images, state, left, right = prepared(policy, [RED], [0])
+    images, state, words, _, _ = prepared(policy, [RED], [0])
     seen = []
-    handle = model.left.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].clone()), with_kwargs=True
+    handle = model.left.model.language_model.layers[0].register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].clone())
     )
-    model.condition(images, state, left, right)
-    model.condition(images, state + 5.0, left, right)
+    model.condition(images, state, words)
+    model.condition(images, state + 5.0, words)
     handle.remove()
     assert len(seen) == 2 and torch.equal(seen[0], seen[1])
 
@@ -140,18 +143,19 @@ def test_the_left_brain_stays_in_eval_mode_and_never_receives_the_state() -> Non
 def test_the_left_brain_is_bit_identical_after_training_steps() -> None:
     policy = tiny_policy()
     model = policy.model.train()
-    images, state, left, right = prepared(policy, [RED, PUT], [0, 1])
+    images, state, _, left, right = prepared(policy, [RED, PUT], [0, 1])
+    before = model.prepare(left, right).left
     weights = {k: v.clone() for k, v in model.left.state_dict().items()}
-    pairs = {i: kv[0].clone() for i, kv in model.remember_left(images, left).pairs.items()}
+    pairs = {i: kv[0].clone() for i, kv in model.remember_left(images, before).pairs.items()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
-        context = model.context(images, state, left, right)
+        context = model.context(images, state, model.prepare(left, right))
         loss = model.expert.clean(context, torch.randn(2, 8, 7), torch.rand(2)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert all(torch.equal(v, model.left.state_dict()[k]) for k, v in weights.items())
-    after = model.remember_left(images, left).pairs
+    after = model.remember_left(images, model.prepare(left, right).left).pairs
     assert all(torch.equal(keys, after[i][0]) for i, keys in pairs.items())
 
 
@@ -175,29 +179,28 @@ def test_image_tokens_see_the_words_only_where_the_words_come_first(images_first
     policy = tiny_policy(images_first=images_first)
     seen = []
     for text in (RED, "pick up the blue block"):
-        images, _, left, _ = prepared(policy, [text], [0])
-        pairs = policy.model.remember_left(images, left).pairs
+        images, _, words, left, _ = prepared(policy, [text], [0])
+        pairs = policy.model.remember_left(images, words.left).pairs
         seen.append(pairs[3][0][:, :, left.image_slots[0]])
     assert torch.equal(*seen) == images_first
 
 
 def test_the_left_brain_computes_what_the_stock_vlm_computes() -> None:
     policy = tiny_policy()
-    images, _, left, _ = prepared(policy, [RED], [5])
+    images, _, words, left, _ = prepared(policy, [RED], [5])
     model = policy.model
     with torch.no_grad():
-        features = model._image_features(model.left, images, ("front",))
-        embeds = backbone.embed_prompts(model.left, left, features, None)
-        mask = torch.ones(left.ids.shape[1], left.ids.shape[1], dtype=torch.bool).tril()[None, None]
-        ours = F.linear(
-            backbone.decode(model.left, embeds, left.positions, mask),
-            model.left.get_input_embeddings().weight,
+        features, _ = model.image_features(model.left, images, ("front",))
+        x = decoder.fill(words.left, features, None)
+        hidden = decoder.finish(
+            model.left, words.left, decoder.run_layers(model.left, words.left, x, None, range(3)), None, 3, []
         )
+        ours = F.linear(hidden, model.left.get_input_embeddings().weight)
         model.left.set_attn_implementation("eager")
         grid = torch.tensor([[1, *model.layout.grid(24, 32)]])
         stock = model.left(
             input_ids=left.ids,
-            pixel_values=patchify(images["front"], model.layout),
+            pixel_values=with_frames(patchify(images["front"], model.layout), model.layout),
             image_grid_thw=grid,
             mm_token_type_ids=(left.ids == model.left.config.image_token_id).int(),
         ).logits

@@ -15,7 +15,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from twinbrain_ros.brain.config import CheckpointError, CheckpointMismatch, TwinBrainConfig
 from twinbrain_ros.brain.policy import TwinBrainPolicy
-from twinbrain_ros.brain.preprocess import PatchLayout, patchify, resize
+from twinbrain_ros.brain.preprocess import PatchLayout, patchify, resize, with_frames
 from twinbrain_ros.brain.prompt import InstructionError
 from twinbrain_ros.brain.sampling import noise_for
 
@@ -220,7 +220,8 @@ def test_patches_equal_those_of_the_stock_processor(temporal: int) -> None:
         size={"shortest_edge": 12, "longest_edge": 100_000},
     )
     stock = processor(images=[image], return_tensors="pt")["pixel_values"]
-    ours = patchify(torch.from_numpy(image)[None], PatchLayout(6, 2, temporal))
+    layout = PatchLayout(6, 2, temporal)
+    ours = with_frames(patchify(torch.from_numpy(image)[None], layout), layout)
     torch.testing.assert_close(ours, stock.float(), atol=1e-5, rtol=0)
 
 
@@ -274,7 +275,7 @@ def test_integration_follows_the_field_to_a_known_end() -> None:
     expert = tiny_policy().model.expert
     target = torch.randn(1, 8, 7)
     expert.clean = lambda context, noisy, time: target  # type: ignore[method-assign]
-    expert.velocity = lambda context, noisy, time: (target - noisy) / (1 - time)[:, None, None]  # type: ignore[method-assign]
+    expert.velocity = lambda context, noisy, time, at: (target - noisy) / (1 - time)[:, None, None]  # type: ignore[method-assign]
     for steps in (1, 3, 10):
         out = expert.integrate(None, torch.randn(1, 8, 7), steps)  # type: ignore[arg-type]
         torch.testing.assert_close(out, target, atol=1e-5, rtol=1e-5)

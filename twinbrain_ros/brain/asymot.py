@@ -59,6 +59,11 @@ class JointCache(Cache):
         return torch.cat([left_keys, key_states], dim=2), torch.cat([left_values, value_states], dim=2)
 
 
+def last_joint_layer(layers: int, interaction_interval: int) -> int:
+    """The last joint one of the first `layers` layers: beyond it the left brain has nothing to tell."""
+    return (layers - 1) // (interaction_interval + 1) * (interaction_interval + 1)
+
+
 def causal_mask(valid: Tensor) -> Tensor:
     """Causal mask over a padded sequence. valid: bool [B, L]; returns bool [B, 1, L, L].
 
@@ -70,17 +75,22 @@ def causal_mask(valid: Tensor) -> Tensor:
     return ((causal & valid[:, None, :]) | eye)[:, None]
 
 
-def joint_mask(left_valid: Tensor, right_valid: Tensor) -> Tensor:
-    """What right queries see: every real left token, and the right brain's own past.
+def joint_mask(left_valid: Tensor, right_valid: Tensor, visibility: str = "full") -> Tensor:
+    """What right queries see: left tokens as `TwinBrainConfig.left_visibility` says, and the own past.
 
     left_valid: bool [B, Ll], right_valid: bool [B, Lr]; returns bool [B, 1, Lr, Ll + Lr].
     """
     length = right_valid.shape[1]
     left = left_valid[:, None, None, :].expand(-1, 1, length, -1)
+    if visibility == "index_causal":
+        row = torch.arange(length, device=left.device)[:, None]
+        column = torch.arange(left_valid.shape[1], device=left.device)[None, :]
+        beyond = row >= left_valid.sum(1)[:, None, None]
+        left = left & ((column <= row) | beyond)[:, None]
     return torch.cat([left, causal_mask(right_valid)], dim=3)
 
 
-def _masked_attention(
+def masked_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -118,9 +128,13 @@ def _segment_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     max_length_q: int | None = None,
+    segment_mask: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Full attention inside equal segments (images) of a packed sequence [1, heads, N, d]."""
+    """Attention inside equal segments (images, windows) of a packed sequence [1, heads, N, d].
+
+    segment_mask: bool [length, length], what may be seen inside each segment; None: everything.
+    """
     _, heads, total, dim = query.shape
     length = total if max_length_q is None else int(max_length_q)
     if total % length:
@@ -130,10 +144,10 @@ def _segment_attention(
         return x.view(heads, total // length, length, dim).transpose(0, 1)
 
     out = F.scaled_dot_product_attention(
-        split(query), split(key), split(value), dropout_p=dropout, scale=scaling
+        split(query), split(key), split(value), segment_mask, dropout_p=dropout, scale=scaling
     )
     return out.transpose(1, 2).reshape(1, total, heads, dim), None
 
 
-AttentionInterface.register(TEXT_ATTENTION, _masked_attention)
+AttentionInterface.register(TEXT_ATTENTION, masked_attention)
 AttentionInterface.register(VISION_ATTENTION, _segment_attention)

@@ -15,7 +15,8 @@ CONFIG_FILE = "config.json"
 # Role tokens of the Qwen chat format; a TwinBrain tokenizer must know them all.
 IMAGE_TOKEN = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
-STATE_TOKEN = "<|propri|>"
+STATE_TOKEN, QUERY_TOKEN = "<|propri|>", "<|action|>"
+QUERIES = "{queries}"  # in a right prompt: where the query tokens stand
 
 
 class CheckpointError(ValueError):
@@ -26,9 +27,28 @@ class CheckpointMismatch(CheckpointError):
     """A sound checkpoint that does not fit this robot; the message names both values."""
 
 
+def _one_of(key: str, found: str, allowed: tuple[str, ...]) -> None:
+    if found not in allowed:
+        raise CheckpointError(f"{key}: found {found!r}, expected one of {list(allowed)}")
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def transformers_config(values: dict[str, Any]) -> PretrainedConfig:
+    """The transformers configuration object of a VLM given as plain data."""
+    values = dict(values)
+    return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
 @dataclass(frozen=True)
 class CameraInput:
-    """One camera view as the brains see it: pixels after resizing, both multiples of patch * merge."""
+    """One camera view as the brains see it: its size in pixels; 0 takes the image as it comes.
+
+    With `TwinBrainConfig.pixel_limits`, this size is then brought to multiples of patch * merge within these
+    limits, as the Qwen processors do; without, both sides must be multiples already.
+    """
 
     name: str
     width: int
@@ -49,12 +69,14 @@ class ExpertConfig:
     # velocity follows as (x1 - x_t) / (1 - t). Both are trained by the same flow-matching objective.
     prediction: str = "clean"
     time_buckets: int = 1000
+    # The published head projects to output_width before a decoder of its own width; None: one width for all.
+    output_width: int | None = None
+    decoder_width: int | None = None
+    # Frequencies of the time embedding are exp(-i ln(1e4) / (half - shift)); the published head has shift 1.
+    time_frequency_shift: int = 0
 
     def __post_init__(self) -> None:
-        if self.prediction not in ("velocity", "clean"):
-            raise CheckpointError(
-                f"expert.prediction: found {self.prediction!r}, expected 'velocity' or 'clean'"
-            )
+        _one_of("expert.prediction", self.prediction, ("velocity", "clean"))
         if self.width % self.heads:
             raise CheckpointError(f"expert.width {self.width} is not a multiple of expert.heads {self.heads}")
 
@@ -71,18 +93,27 @@ class ActionConfig:
 
 
 @dataclass(frozen=True)
-class Standardizer:
-    """Per-dimension affine map between robot units and the model's units: (x - mean) / std."""
+class Normalizer:
+    """Per-dimension map between robot units and the model's: x_model = (x - mean) / std.
+
+    std 0 marks a constant: the model's unit is then the robot's on the way in, the constant on the way out.
+    clip: the model's side is clamped to [-1, 1], in both directions. binary: dimensions that are 0 or 1,
+    decided at 0.5, in both directions.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    clip: bool = False
+    binary: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
+        if len(self.mean) != len(self.std) or any(not s >= 0 for s in self.std):
             raise CheckpointError(
                 f"statistics: mean has {len(self.mean)} and std {len(self.std)} entries; "
-                "both need one entry per dimension and every std must be > 0"
+                "both need one entry per dimension and no std may be below 0"
             )
+        if any(not 0 <= i < len(self.mean) for i in self.binary):
+            raise CheckpointError(f"statistics: binary {self.binary} of {len(self.mean)} dimensions")
 
 
 @dataclass(frozen=True)
@@ -102,22 +133,55 @@ class TwinBrainConfig:
     action: ActionConfig
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     state_hidden: int = 128
+    # "hidden_states" (the paper): the state is a token of the right brain, and the expert attends to all its
+    # final hidden states. "action_queries" (the published code): the expert attends to the final states of
+    # `query_tokens` tokens in the prompt, and the state, where there is one, is a token of the expert.
+    conditioning: str = "hidden_states"
+    query_tokens: int = 0
+    query_separator: str = " "
+    # How many layers of the right brain are run; None: all. The last one's states pass the final norm.
+    condition_layers: int | None = None
     interaction_interval: int = 0
+    # "full": the right brain sees all of the left one's prompt. "index_causal" (the published code): token r
+    # sees the left tokens up to index r, and all of them where r is beyond their number.
+    left_visibility: str = "full"
+    # Whether image features of the vision towers' middle layers are added in the first layers of both brains,
+    # as stock Qwen3-VL does; the published twins drop them. `ask` always has them.
+    deepstack: bool = True
     # The reference shows the images first. With the words first, image tokens can look for what is named.
     images_first: bool = True
+    left_system: str | None = None
+    right_system: str | None = None
     left_prompt: str = "{instruction}"
     right_prompt: str = "state " + STATE_TOKEN + " {instruction}"
-    action_statistics: Standardizer | None = None
-    state_statistics: Standardizer | None = None
+    # Rows of the right brain's embedding where its vocabulary was extended; None: as many as the left's.
+    right_vocab_size: int | None = None
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    pixel_limits: tuple[int, int] | None = None
+    # Published checkpoints take any number of views; a robot's nodes still feed those in `cameras`.
+    any_views: bool = False
+    # Whether a robot's nodes feed the state; published checkpoints were often trained without.
+    send_state: bool = True
+    action_statistics: Normalizer | None = None
+    state_statistics: Normalizer | None = None
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.cameras]
         unknown = [n for n in self.left_cameras if n not in names]
         if unknown:
             raise CheckpointError(f"left_cameras: found {unknown}, expected some of {names}")
-        if self.right_prompt.count(STATE_TOKEN) != 1:
+        _one_of("conditioning", self.conditioning, ("hidden_states", "action_queries"))
+        _one_of("left_visibility", self.left_visibility, ("full", "index_causal"))
+        placeholder = STATE_TOKEN if self.conditioning == "hidden_states" else QUERIES
+        if self.right_prompt.count(placeholder) != 1:
             raise CheckpointError(
-                f"right_prompt: found {self.right_prompt!r}, expected {STATE_TOKEN} exactly once"
+                f"right_prompt: found {self.right_prompt!r}, expected {placeholder} exactly once"
+            )
+        if (self.conditioning == "action_queries") != (self.query_tokens > 0):
+            raise CheckpointError(
+                f"query_tokens: found {self.query_tokens} with conditioning {self.conditioning!r}, "
+                "expected at least 1 with 'action_queries' and 0 with 'hidden_states'"
             )
         for key, stats, dims in (
             ("action_statistics", self.action_statistics, len(self.action.names)),
@@ -126,10 +190,28 @@ class TwinBrainConfig:
             if stats is not None and len(stats.mean) != dims:
                 raise CheckpointError(f"{key}: found {len(stats.mean)} entries, expected {dims}")
 
+    def with_views(self, count: int) -> TwinBrainConfig:
+        """The same policy for `count` views named view_0, view_1, ..; both brains see them all.
+
+        Raises CheckpointError if the checkpoint is made for its own cameras.
+        """
+        if not self.any_views:
+            names = [c.name for c in self.cameras]
+            raise CheckpointError(f"views: found {count}, expected {len(names)}: {names}")
+        sizes = self.cameras[0]
+        cameras = tuple(CameraInput(f"view_{i}", sizes.width, sizes.height) for i in range(count))
+        return dataclasses.replace(self, cameras=cameras, left_cameras=tuple(c.name for c in cameras))
+
+    def right_vlm_config(self) -> PretrainedConfig:
+        """As `vlm_config`, with the right brain's vocabulary."""
+        config = self.vlm_config()
+        if self.right_vocab_size is not None:
+            config.get_text_config().vocab_size = self.right_vocab_size
+        return config
+
     def vlm_config(self) -> PretrainedConfig:
-        """The transformers configuration object of either brain."""
-        values = dict(self.vlm)
-        return AutoConfig.for_model(values.pop("model_type"), **values)
+        """The transformers configuration object of either brain (of the right one but for its vocabulary)."""
+        return transformers_config(self.vlm)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -156,9 +238,12 @@ class TwinBrainConfig:
             data["action"] = ActionConfig(**{**data["action"], "names": tuple(data["action"]["names"])})
             if "expert" in data:
                 data["expert"] = ExpertConfig(**data["expert"])
+            for key in ("image_mean", "image_std", "pixel_limits"):
+                if data.get(key) is not None:
+                    data[key] = tuple(data[key])
             for key in ("action_statistics", "state_statistics"):
                 if data.get(key) is not None:
-                    data[key] = Standardizer(tuple(data[key]["mean"]), tuple(data[key]["std"]))
+                    data[key] = Normalizer(**_tuples(data[key]))
         except (TypeError, KeyError) as error:
             raise CheckpointError(f"config: {error}") from error
         return cls(**data)

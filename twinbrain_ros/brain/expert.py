@@ -1,8 +1,9 @@
 """The action expert: a flow-matching DiT that turns noise and a condition into an action chunk.
 
 Structure as in the public TwinBrainVLA / GR00T-style heads: blocks alternate cross-attention to the right
-brain's hidden states and self-attention, each with an AdaLN modulation by the flow time. Everything that
-depends on the condition alone is computed once per chunk (`context`), not once per denoising step.
+brain's hidden states and self-attention, each with an AdaLN modulation by the flow time. What depends on the
+condition alone is computed once per chunk (`context`), what depends on the flow time alone once per
+checkpoint (`schedule`).
 """
 
 from __future__ import annotations
@@ -19,25 +20,39 @@ from twinbrain_ros.brain.config import ExpertConfig
 
 @dataclass(frozen=True)
 class Context:
-    """The condition, ready for denoising: keys and values [B, heads, L, d] per cross block, a mask."""
+    """The condition, ready for denoising: keys and values [B, heads, L, d] per cross block, a mask (None
+    where everything is real), and the embedded state [B, 1, width] where the expert takes one."""
 
     keys: list[Tensor]
     values: list[Tensor]
-    mask: Tensor
+    mask: Tensor | None
+    state: Tensor | None = None
 
     def repeat(self, times: int) -> Context:
         """The same condition for `times` noise draws per sample (tiled: b0 b1 .. b0 b1 ..)."""
         return Context(
             [k.repeat(times, 1, 1, 1) for k in self.keys],
             [v.repeat(times, 1, 1, 1) for v in self.values],
-            self.mask.repeat(times, 1, 1, 1),
+            None if self.mask is None else self.mask.repeat(times, 1, 1, 1),
+            None if self.state is None else self.state.repeat(times, 1, 1),
         )
 
 
-def _sinusoid(position: Tensor, dims: int) -> Tensor:
-    """[cos | sin] features of a position, [..., dims], frequencies exp(-i ln(1e4) / (dims/2))."""
+@dataclass(frozen=True)
+class FlowTime:
+    """What depends on the flow time alone: [scale | shift] [B, 1, 2 * width] per block and for the output,
+    and the time's share of the action encoder [B, 1, width]."""
+
+    modulations: list[Tensor]
+    output: Tensor
+    encoder: Tensor
+
+
+def _sinusoid(position: Tensor, dims: int, shift: int = 0) -> Tensor:
+    """[cos | sin] features of a position, [..., dims], frequencies exp(-i ln(1e4) / (dims/2 - shift))."""
     half = dims // 2
-    frequency = torch.exp(torch.arange(half, device=position.device) * (-math.log(10000.0) / half))
+    index = torch.arange(half, device=position.device)
+    frequency = torch.exp(index * (-math.log(10000.0) / (half - shift)))
     angle = position[..., None].float() * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
@@ -65,9 +80,9 @@ class _Block(nn.Module):
         return self.split_heads(self.key(source)), self.split_heads(self.value(source))
 
     def forward(
-        self, x: Tensor, time: Tensor, keys_values: tuple[Tensor, Tensor] | None, mask: Tensor | None
+        self, x: Tensor, modulation: Tensor, keys_values: tuple[Tensor, Tensor] | None, mask: Tensor | None
     ) -> Tensor:
-        scale, shift = self.modulation(F.silu(time))[:, None].chunk(2, dim=-1)
+        scale, shift = modulation.chunk(2, dim=-1)
         h = F.layer_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale) + shift
         keys, values = self.keys_values(h) if keys_values is None else keys_values
         attended = F.scaled_dot_product_attention(self.split_heads(self.query(h)), keys, values, mask)
@@ -96,52 +111,90 @@ class ActionExpert(nn.Module):
             for i in range(config.layers)
         )
         self.final_modulation = nn.Linear(width, 2 * width)
-        self.decoder = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dims))
+        inner = width if config.output_width is None else config.output_width
+        self.output = nn.Identity() if config.output_width is None else nn.Linear(width, inner)
+        hidden = width if config.decoder_width is None else config.decoder_width
+        self.decoder = nn.Sequential(nn.Linear(inner, hidden), nn.ReLU(), nn.Linear(hidden, dims))
 
-    def context(self, condition: Tensor, valid: Tensor) -> Context:
-        """Keys and values of the condition for every cross block. condition [B, L, H], valid bool [B, L]."""
+    def context(self, condition: Tensor, valid: Tensor | None, state: Tensor | None = None) -> Context:
+        """Keys and values of the condition for every cross block.
+
+        condition [B, L, H]; valid bool [B, L], None where all is real; state [B, width], already encoded.
+        """
+        condition = condition.to(self.time_in.weight.dtype)
         pairs = [b.keys_values(condition) for b in self.blocks if b.is_cross]  # type: ignore[operator]
-        return Context([k for k, _ in pairs], [v for _, v in pairs], valid[:, None, None, :])
+        return Context(
+            [k for k, _ in pairs],
+            [v for _, v in pairs],
+            None if valid is None else valid[:, None, None, :],
+            None if state is None else state[:, None].to(condition.dtype),
+        )
 
-    def _network(self, context: Context, noisy: Tensor, time: Tensor) -> Tensor:
-        """The raw network output for noisy actions [B, T, A] at flow times [B] in [0, 1)."""
-        bucket = (time * self.config.time_buckets).floor()
+    def flow_time(self, time: Tensor) -> FlowTime:
+        """Modulations and encodings of flow times [B] in [0, 1)."""
+        width, dtype = self.config.width, self.time_in.weight.dtype
+        bucket = (time.float() * self.config.time_buckets).floor()
+        wave = _sinusoid(bucket, 256, self.config.time_frequency_shift).to(dtype)
+        embedded = F.silu(self.time_out(F.silu(self.time_in(wave))))[:, None]
+        tau = _sinusoid(bucket, width).to(dtype)[:, None]
+        weight = self.action_time.weight[:, width:]
+        return FlowTime(
+            [block.modulation(embedded) for block in self.blocks],  # type: ignore[operator]
+            self.final_modulation(embedded),
+            F.linear(tau, weight, self.action_time.bias),
+        )
+
+    def _network(self, context: Context, noisy: Tensor, at: FlowTime) -> Tensor:
+        """The raw network output [B, T, A] for noisy actions [B, T, A]."""
         width = self.config.width
-        temb = self.time_out(F.silu(self.time_in(_sinusoid(bucket, 256).to(noisy.dtype))))
-        tau = _sinusoid(bucket, width).to(noisy.dtype)[:, None].expand(-1, self.horizon, -1)
-        encoded = self.action_time(torch.cat([self.action_in(noisy), tau], dim=-1))
-        encoded = self.action_out(F.silu(encoded)) + self.position
-        x = torch.cat([self.future.expand(noisy.shape[0], -1, -1), encoded], dim=1)
-        cross = 0
-        for block in self.blocks:
+        encoded = F.linear(self.action_in(noisy.to(at.encoder.dtype)), self.action_time.weight[:, :width])
+        encoded = self.action_out(F.silu(encoded + at.encoder)) + self.position
+        tokens = [self.future.expand(noisy.shape[0], -1, -1), encoded]
+        x = torch.cat(tokens if context.state is None else [context.state, *tokens], dim=1)
+        cross = iter(zip(context.keys, context.values, strict=True))
+        for block, modulation in zip(self.blocks, at.modulations, strict=True):
             if block.is_cross:
-                x = block(x, temb, (context.keys[cross], context.values[cross]), context.mask)
-                cross += 1
+                x = block(x, modulation, next(cross), context.mask)
             else:
-                x = block(x, temb, None, None)
-        shift, scale = self.final_modulation(F.silu(temb))[:, None].chunk(2, dim=-1)
+                x = block(x, modulation, None, None)
+        shift, scale = at.output.chunk(2, dim=-1)
         x = F.layer_norm(x[:, -self.horizon :], x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-        return self.decoder(x)
+        return self.decoder(self.output(x)).to(noisy.dtype)
 
     def clean(self, context: Context, noisy: Tensor, time: Tensor) -> Tensor:
-        """The actions the network believes the noisy chunk came from."""
-        out = self._network(context, noisy, time)
+        """The actions the network believes the noisy chunk came from; flow times [B] in [0, 1)."""
+        out = self._network(context, noisy, self.flow_time(time))
         if self.config.prediction == "clean":
             return out
         return noisy + (1 - time)[:, None, None] * out
 
-    def velocity(self, context: Context, noisy: Tensor, time: Tensor) -> Tensor:
-        """dx/dt of the flow from noise (t = 0) to actions (t = 1)."""
-        out = self._network(context, noisy, time)
+    def velocity(self, context: Context, noisy: Tensor, time: Tensor, at: FlowTime | None = None) -> Tensor:
+        """dx/dt of the flow from noise (t = 0) to actions (t = 1); `at`: `flow_time(time)`, if at hand."""
+        out = self._network(context, noisy, self.flow_time(time) if at is None else at)
         if self.config.prediction == "velocity":
             return out
         return (out - noisy) / (1 - time)[:, None, None]
 
-    def integrate(self, context: Context, noise: Tensor, steps: int | None = None) -> Tensor:
-        """Euler integration of the flow from the given noise [B, T, A] to a chunk of actions."""
+    def schedule(self, steps: int | None = None) -> list[tuple[Tensor, FlowTime]]:
+        """Times of the Euler steps, each [1], and what depends on them alone.
+
+        It holds for one state of the weights: made once where these stand still, once per chunk elsewhere.
+        """
         steps = self.config.denoise_steps if steps is None else steps
+        device = self.time_in.weight.device
+        times = [torch.full((1,), k / steps, device=device) for k in range(steps)]
+        return [(time, self.flow_time(time)) for time in times]
+
+    def integrate(
+        self,
+        context: Context,
+        noise: Tensor,
+        steps: int | None = None,
+        schedule: list[tuple[Tensor, FlowTime]] | None = None,
+    ) -> Tensor:
+        """Euler integration of the flow from the given noise [B, T, A] to a chunk of actions."""
+        schedule = self.schedule(steps) if schedule is None else schedule
         x = noise
-        for k in range(steps):
-            time = torch.full((x.shape[0],), k / steps, device=x.device, dtype=x.dtype)
-            x = x + self.velocity(context, x, time) / steps
+        for time, at in schedule:
+            x = x + self.velocity(context, x, time, at) / len(schedule)
         return x

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer
 
+from twinbrain_ros.brain import checkpoint
+from twinbrain_ros.brain.asymot import LeftMemory
 from twinbrain_ros.brain.config import (
+    QUERIES,
+    QUERY_TOKEN,
+    CameraInput,
     CheckpointError,
     CheckpointMismatch,
-    Standardizer,
+    Normalizer,
     TwinBrainConfig,
 )
-from twinbrain_ros.brain.preprocess import resize
+from twinbrain_ros.brain.engine import Size, TwinEngine, View
+from twinbrain_ros.brain.preprocess import fitting_size
 from twinbrain_ros.brain.prompt import (
     InstructionError,
     Prompt,
@@ -31,67 +34,119 @@ from twinbrain_ros.brain.prompt import (
 )
 from twinbrain_ros.brain.sampling import noise_for
 from twinbrain_ros.brain.twin import TwinBrain
+from twinbrain_ros.brain.units import Units
 
 if TYPE_CHECKING:
     from twinbrain_ros.robot.robot_file import RobotFile
 
-WEIGHTS_FILE = "model.safetensors"
+KEPT_PROMPTS = 64
+PAD_STATE = "pad"  # a dimension of the model's state that no robot has; always 0 (BridgeData)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TwinBrainPolicy:
-    """Weights, tokenizer and statistics together. Not thread-safe: one caller at a time."""
+    """Weights, tokenizer and statistics together. Not thread-safe: one caller at a time.
 
-    def __init__(self, model: TwinBrain, tokenizer: Any, device: str = "cpu") -> None:
-        config = model.config
-        if config.action_statistics is None or config.state_statistics is None:
-            raise CheckpointError("config: action_statistics and state_statistics are missing")
-        self.config = config
+    left_period_s: the left brain runs again only when what it remembers is this old [s], or the instruction
+    is a new one; 0 runs it for every chunk. The right brain always sees the newest images.
+    """
+
+    def __init__(
+        self, model: TwinBrain, tokenizer: Any, device: str | None = None, graphs: bool | None = None
+    ) -> None:
+        self.config = config = model.config
         self.tokenizer = tokenizer
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
-        self._action_mean, self._action_std = self._tensors(config.action_statistics)
-        self._state_mean, self._state_std = self._tensors(config.state_statistics)
-        grids = {c.name: self._merged_grid(c.height, c.width) for c in config.cameras}
-        first = config.images_first
-        self._left = PromptBuilder(tokenizer, [grids[n] for n in config.left_cameras], first)
-        self._right = PromptBuilder(tokenizer, [grids[c.name] for c in config.cameras], first)
+        self.model = (model if device is None else model.to(device)).eval()
+        self.device = next(model.parameters()).device
+        self.engine = TwinEngine(self.model, graphs)
+        self.left_period_s = 0.0
+        self.left_age_s = 0.0  # how much older the left brain's images were than the last chunk's [s]
+        self._left: tuple[Any, float, LeftMemory] | None = None
+        self._action_units = _units(config.action_statistics, self.device)
+        self._state_units = _units(config.state_statistics, self.device)
+        self._grids = lru_cache(maxsize=KEPT_PROMPTS)(self._builders)
         # An instruction stands for many chunks: tokenise it once.
-        self._prompts = lru_cache(maxsize=64)(self._build_prompts)
+        self._prompts = lru_cache(maxsize=KEPT_PROMPTS)(self._build_prompts)
 
-    def _tensors(self, statistics: Standardizer) -> tuple[Tensor, Tensor]:
-        mean = torch.tensor(statistics.mean, dtype=torch.float32, device=self.device)
-        return mean, torch.tensor(statistics.std, dtype=torch.float32, device=self.device)
+    # -- views
 
-    def _merged_grid(self, height: int, width: int) -> tuple[int, int]:
-        rows, columns = self.model.layout.grid(height, width)
-        return rows // self.model.layout.merge_size, columns // self.model.layout.merge_size
+    def _view(self, camera: CameraInput, height: int, width: int) -> View:
+        """How an image of this size gets to where the brains see it."""
+        first = (camera.height or height, camera.width or width)
+        if self.config.pixel_limits is None:
+            self.model.layout.grid(*first)
+            return View(camera.name, (first,))
+        last = fitting_size(*first, self.model.layout.factor, self.config.pixel_limits)
+        return View(camera.name, (first, last))
+
+    def _nominal_sizes(self) -> tuple[Size, ...]:
+        """Sizes at which the brains see the cameras; one token where it depends on the image."""
+        factor = self.model.layout.factor
+        sizes = [(c.height or factor, c.width or factor) for c in self.config.cameras]
+        views = [self._view(c, *size) for c, size in zip(self.config.cameras, sizes, strict=True)]
+        return tuple(v.steps[-1] for v in views)
 
     # -- prompts
 
-    def prompts(self, instruction: str) -> tuple[Prompt, Prompt]:
-        """Left and right prompt of an instruction. Raises InstructionError for what it cannot read."""
-        return self._prompts(check_instruction(instruction))
+    def _builders(self, sizes: tuple[Size, ...]) -> tuple[PromptBuilder, PromptBuilder]:
+        config, layout = self.config, self.model.layout
+        merge = layout.merge_size
+        grids: dict[str, tuple[int, int]] = {}
+        for camera, size in zip(config.cameras, sizes, strict=True):
+            rows, columns = layout.grid(*size)
+            grids[camera.name] = rows // merge, columns // merge
+        first = config.images_first
+        left = [grids[n] for n in config.left_cameras]
+        return (
+            PromptBuilder(self.tokenizer, left, first, config.left_system),
+            PromptBuilder(self.tokenizer, list(grids.values()), first, config.right_system),
+        )
 
-    def _build_prompts(self, text: str) -> tuple[Prompt, Prompt]:
+    def prompts(self, instruction: str, sizes: tuple[Size, ...] | None = None) -> tuple[Prompt, Prompt]:
+        """Left and right prompt of an instruction. Raises InstructionError for what it cannot read.
+
+        sizes: height and width of each camera's image as the brains see it, where the checkpoint leaves it
+        open.
+        """
+        return self._prompts(check_instruction(instruction), sizes or self._nominal_sizes())
+
+    def _build_prompts(self, text: str, sizes: tuple[Size, ...]) -> tuple[Prompt, Prompt]:
+        left, right = self._grids(sizes)
         roles = [t for t in self.tokenizer.all_special_tokens if t in text]
         if roles:
             raise InstructionError(f"instruction: the role tokens {roles} are not for instructions")
-        unknown = self._left.unknown_words(text)
+        unknown = left.unknown_words(text)
         if unknown:
             raise InstructionError(
                 f"instruction: the words {unknown[:5]} are not in this checkpoint's vocabulary; "
                 f"found {text[:80]!r}"
             )
-        left = self.config.left_prompt.replace("{instruction}", text)
-        right = self.config.right_prompt.replace("{instruction}", text)
-        return self._left.build(left), self._right.build(right)
+        return left.build(self._text(self.config.left_prompt, text)), right.build(
+            self._text(self.config.right_prompt, text)
+        )
 
-    def collate(self, prompts: list[Prompt]) -> PromptBatch:
-        return collate(prompts, self.tokenizer.pad_token_id).to(self.device)
+    def _text(self, template: str, instruction: str) -> str:
+        queries = self.config.query_separator.join([QUERY_TOKEN] * self.config.query_tokens)
+        # The instruction last: what it holds is not for us to replace.
+        return template.replace(QUERIES, queries).strip().replace("{instruction}", instruction)
+
+    def collate(self, prompts: Sequence[Prompt]) -> PromptBatch:
+        return collate(prompts, self.tokenizer.pad_token_id or 0, self.engine.bucket).to(self.device)
 
     def standardize(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """States [B, S] and actions [B, T, A] in robot units, as the model's own units."""
-        return (state - self._state_mean) / self._state_std, (actions - self._action_mean) / self._action_std
+        return self._known(self._state_units, "state").to_model(state), self._known(
+            self._action_units, "action"
+        ).to_model(actions)
+
+    @staticmethod
+    def _known(units: Units | None, what: str) -> Units:
+        if units is None:
+            raise CheckpointError(
+                f"config: {what}_statistics are missing: this checkpoint knows normalised units only, "
+                "until it is trained"
+            )
+        return units
 
     # -- acting
 
@@ -106,9 +161,11 @@ class TwinBrainPolicy:
             ("action names", list(own.action.names), list(theirs.names)),
             ("action horizon", own.action.horizon, theirs.horizon),
             ("action period_s", own.action.period_s, theirs.period_s),
-            ("state names", list(own.state_names), list(robot.observation.state_names)),
+            ("state names", list(self._robot_state_names()), list(robot.observation.state_names)),
         ]
         wrong = [f"{what}: checkpoint {a!r}, robot file {b!r}" for what, a, b in pairs if a != b]
+        if own.action_statistics is None:
+            wrong.append("statistics: checkpoint has none, it was never trained")
         missing = [c.name for c in own.cameras if c.name not in cameras]
         if missing:
             wrong.append(f"cameras: checkpoint needs {missing}, robot file has {sorted(cameras)}")
@@ -117,26 +174,28 @@ class TwinBrainPolicy:
                 f"checkpoint does not fit robot file {robot.name!r}: " + "; ".join(wrong)
             )
 
+    def _robot_state_names(self) -> tuple[str, ...]:
+        return tuple(n for n in self.config.state_names if n != PAD_STATE)
+
     def act(
         self,
         images: Mapping[str, np.ndarray],
         instruction: str,
-        state: np.ndarray,
+        state: np.ndarray | None,
         noise: np.ndarray | None = None,
         seed: int = 0,
+        *,
+        normalized: bool = False,
+        stamp_s: float | None = None,
     ) -> np.ndarray:
         """One action chunk [horizon, dims], float64, robot units.
 
-        images: per camera uint8 [H, W, 3] RGB of any size; state [dims] in robot units; noise: float32
-        [horizon, dims], the flow's start (default: `noise_for(seed, ...)`). Raises InstructionError for
-        the text and ValueError for images, state or noise of the wrong shape or kind.
+        images: per camera uint8 [H, W, 3] RGB of any size; state [dims] in robot units, None for a policy
+        that goes without; noise: float32 [horizon, dims], the flow's start (default: `noise_for(seed, ...)`);
+        normalized: state and actions in the model's own units; stamp_s: time of the observation [s], from
+        which `left_period_s` is counted. Raises InstructionError for the text and ValueError for images,
+        state or noise of the wrong shape or kind.
         """
-        state = np.asarray(state, dtype=np.float32)
-        if state.shape != (len(self.config.state_names),) or not np.isfinite(state).all():
-            raise ValueError(
-                f"state: found {state!r}, expected {len(self.config.state_names)} finite values "
-                f"{list(self.config.state_names)}"
-            )
         shape = (self.config.action.horizon, len(self.config.action.names))
         noise = noise_for(seed, *shape) if noise is None else np.asarray(noise, dtype=np.float32)
         if noise.shape != shape:
@@ -144,12 +203,30 @@ class TwinBrainPolicy:
         out = self.act_batch(
             {c.name: self._image(images, c.name)[None] for c in self.config.cameras},
             [instruction],
-            state[None],
+            self._state(state),
             noise[None],
+            normalized=normalized,
+            stamp_s=stamp_s,
         )[0]
         if not np.isfinite(out).all():
             raise ValueError("the policy produced non-finite actions; nothing is published")
         return out
+
+    def _state(self, state: np.ndarray | None) -> np.ndarray | None:
+        """A robot's state [dims] as [1, S], with zeros where the model has a dimension more."""
+        names, config = self._robot_state_names(), self.config
+        if state is None:
+            if config.conditioning == "action_queries":
+                return None
+            raise ValueError(f"state: found none, expected {len(names)} values {list(names)}")
+        state = np.asarray(state, dtype=np.float32)
+        if state.shape == (len(names),) != (len(config.state_names),):
+            padded = np.zeros(len(config.state_names), np.float32)
+            padded[[n != PAD_STATE for n in config.state_names]] = state
+            state = padded
+        if state.shape != (len(config.state_names),) or not np.isfinite(state).all():
+            raise ValueError(f"state: found {state!r}, expected {len(names)} finite values {list(names)}")
+        return state[None]
 
     def _image(self, images: Mapping[str, np.ndarray], name: str) -> np.ndarray:
         if name not in images:
@@ -157,96 +234,122 @@ class TwinBrainPolicy:
         image = images[name]
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"images[{name!r}]: found {image.dtype} {image.shape}, expected uint8 [H, W, 3]")
+        if not image.size:
+            raise ValueError(f"images[{name!r}]: found {image.shape}, expected an area above 0")
         return image
 
     @torch.inference_mode()
     def act_batch(
         self,
         images: Mapping[str, np.ndarray],
-        instructions: list[str],
-        states: np.ndarray,
+        instructions: Sequence[str],
+        states: np.ndarray | None,
         noise: np.ndarray,
+        *,
+        normalized: bool = False,
+        stamp_s: float | None = None,
     ) -> np.ndarray:
         """As `act` for a batch: images uint8 [B, H, W, 3], states [B, S], noise [B, T, A] -> [B, T, A]."""
-        pixels = {
-            c.name: resize(torch.from_numpy(images[c.name]).to(self.device), c.height, c.width)
+        views = [self._view(c, *images[c.name].shape[1:3]) for c in self.config.cameras]
+        key = (tuple(instructions), tuple(v.steps[-1] for v in views))
+        prepared = self.engine.prepare(key, lambda: self._collated(*key))
+        pixels = {v.name: torch.from_numpy(images[v.name]).to(self.device) for v in views}
+        state = None
+        if states is not None:
+            state = torch.from_numpy(states.astype(np.float32)).to(self.device)
+            if not normalized:
+                state = self._known(self._state_units, "state").to_model(state)
+        memory = self._remembered(key, stamp_s)
+        if memory is None:
+            memory = self.engine.remember(pixels, views, prepared)
+            self._left = None if stamp_s is None else (key, stamp_s, memory)
+        start = torch.from_numpy(noise).to(self.device)
+        chunk = self.engine.chunk(pixels, views, prepared, memory, state, start)
+        if not normalized:
+            chunk = self._known(self._action_units, "action").to_robot(chunk)
+        return chunk.double().cpu().numpy()
+
+    def _collated(
+        self, instructions: Sequence[str], sizes: tuple[Size, ...]
+    ) -> tuple[PromptBatch, PromptBatch]:
+        pairs = [self.prompts(text, sizes) for text in instructions]
+        return self.collate([p[0] for p in pairs]), self.collate([p[1] for p in pairs])
+
+    def _remembered(self, key: Any, stamp_s: float | None) -> LeftMemory | None:
+        """What the left brain knows of this instruction, if that is allowed and young enough."""
+        self.left_age_s = 0.0
+        if self.left_period_s <= 0 or self._left is None or stamp_s is None:
+            return None
+        known, then_s, memory = self._left
+        age_s = stamp_s - then_s
+        if known != key or not 0 <= age_s < self.left_period_s:
+            return None
+        self.left_age_s = age_s
+        return memory
+
+    def warm_up(self, sizes: Mapping[str, Size] | None = None) -> None:
+        """A chunk on blank input, so that the first real one is not the slow one.
+
+        sizes: height and width [pixels] of the cameras' own images, by name; on CUDA a graph is recorded for
+        these.
+        """
+        sizes = sizes or {}
+        factor = self.model.layout.factor
+        images = {
+            c.name: np.zeros((1, *sizes.get(c.name, (c.height or factor, c.width or factor)), 3), np.uint8)
             for c in self.config.cameras
         }
-        pairs = [self.prompts(text) for text in instructions]
-        left, right = self.collate([p[0] for p in pairs]), self.collate([p[1] for p in pairs])
-        state = (
-            torch.from_numpy(states.astype(np.float32)).to(self.device) - self._state_mean
-        ) / self._state_std
-        context = self.model.context(pixels, state, left, right)
-        chunk = self.model.expert.integrate(context, torch.from_numpy(noise).to(self.device))
-        return (chunk * self._action_std + self._action_mean).double().cpu().numpy()
-
-    def warm_up(self) -> None:
-        """One chunk on blank input, so that the first real one is not the slow one."""
-        images = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in self.config.cameras}
-        batch = {name: image[None] for name, image in images.items()}
-        blank = (
-            self.collate([self._left.build("")]),
-            self.collate([self._right.build(self.config.right_prompt)]),
-        )
-        with torch.inference_mode():
-            pixels = {n: torch.from_numpy(i).to(self.device) for n, i in batch.items()}
-            state = torch.zeros((1, len(self.config.state_names)), device=self.device)
-            context = self.model.context(pixels, state, *blank)
-            noise = torch.zeros((1, self.model.expert.horizon, self.model.expert.dims), device=self.device)
-            self.model.expert.integrate(context, noise)
+        dims = len(self.config.state_names)
+        state = np.zeros((1, dims), np.float32) if dims and self.config.send_state else None
+        noise = np.zeros((1, self.model.expert.horizon, self.model.expert.dims), np.float32)
+        views = [self._view(c, *images[c.name].shape[1:3]) for c in self.config.cameras]
+        left, right = self._grids(tuple(v.steps[-1] for v in views))
+        config = self.config
+        blank = [
+            left.build(self._text(config.left_prompt, "")),
+            right.build(self._text(config.right_prompt, "")),
+        ]
+        # Put in where `act_batch` looks: an empty instruction is none that a person can give.
+        key = (("",), tuple(v.steps[-1] for v in views))
+        self.engine.prepare(key, lambda: (self.collate(blank[:1]), self.collate(blank[1:])))
+        self.act_batch(images, [""], state, noise, normalized=True)
 
     # -- files
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Writes config.json, model.safetensors and the tokenizer into a directory."""
+        """Writes config.json, the weights and the tokenizer into a directory."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.config.save(directory)
         self.tokenizer.save_pretrained(directory)
-        save_file(model_tensors(self.model), directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        checkpoint.save_weights(self.model, directory)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, device: str = "cpu") -> TwinBrainPolicy:
-        """Loads a checkpoint; raises CheckpointError naming what is missing, extra or misshapen."""
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        device: str = "cpu",
+        dtype: str | None = None,
+        views: int | None = None,
+    ) -> TwinBrainPolicy:
+        """Loads a checkpoint; raises CheckpointError naming what is missing, extra or misshapen.
+
+        dtype: "float32" or "bfloat16" (default: float32 on a CPU, bfloat16 on a GPU); views: how many images
+        it shall take, where that is open (`TwinBrainConfig.any_views`), if not the robot's cameras.
+        """
         directory = Path(directory)
         if not directory.is_dir():
             raise CheckpointError(f"{directory}: not a directory, expected a TwinBrain checkpoint")
         config = TwinBrainConfig.load(directory)
-        model = TwinBrain(config)
-        load_tensors(model, directory / WEIGHTS_FILE)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{directory}: its tokenizer cannot be loaded: {error}") from error
-        return cls(model, tokenizer, device)
+        if views is not None and views != len(config.cameras):
+            config = config.with_views(views)
+        place = torch.device(device)
+        dtype = dtype or ("bfloat16" if place.type == "cuda" else "float32")
+        if dtype not in DTYPES:
+            raise CheckpointError(f"dtype: found {dtype!r}, expected one of {sorted(DTYPES)}")
+        model = checkpoint.load_model(directory, config, place, DTYPES[dtype])
+        return cls(model, checkpoint.load_tokenizer(directory))
 
 
-def model_tensors(model: TwinBrain) -> dict[str, Tensor]:
-    """The weights to store; tied output heads are left out, they are the input embeddings again."""
-    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if "lm_head" not in k}
-
-
-def load_tensors(model: TwinBrain, path: Path) -> None:
-    """Strict loading: every tensor of the model, in its shape, and no other."""
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent}: no {path.name} here, expected the weights of the policy")
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not readable as safetensors: {error}") from error
-    expected = model_tensors(model)
-    problems = [f"missing tensor {k}" for k in expected if k not in found]
-    problems += [f"unexpected tensor {k}" for k in found if k not in expected]
-    problems += [
-        f"tensor {k}: found shape {tuple(found[k].shape)}, expected {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in found and found[k].shape != v.shape
-    ]
-    problems += [
-        f"tensor {k}: has non-finite values" for k, v in found.items() if not torch.isfinite(v).all()
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{path}: " + "; ".join(problems[:5]) + more)
-    model.load_state_dict(found, strict=False)
+def _units(statistics: Normalizer | None, device: torch.device) -> Units | None:
+    return None if statistics is None else Units(statistics, device)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+MAX_ASPECT_RATIO = 200  # of the Qwen processors
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class PatchLayout:
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches; raises ValueError if a side is no multiple of `factor`."""
-        if height % self.factor or width % self.factor:
+        if height <= 0 or width <= 0 or height % self.factor or width % self.factor:
             raise ValueError(
                 f"image of {width}x{height} pixels: both sides must be multiples of {self.factor}"
             )
@@ -37,29 +41,70 @@ class PatchLayout:
         return rows * columns // self.merge_size**2
 
 
+def fitting_size(height: int, width: int, factor: int, limits: tuple[int, int]) -> tuple[int, int]:
+    """Height and width that the Qwen processors bring an image to.
+
+    Both are multiples of `factor`; their product is within `limits` (least and most pixels) where rounding
+    allows. Raises ValueError for an image without area or of an aspect ratio above 200.
+    """
+    if height <= 0 or width <= 0:
+        raise ValueError(f"image of {width}x{height} pixels: expected an area above 0")
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise ValueError(
+            f"image of {width}x{height} pixels: expected an aspect ratio of at most {MAX_ASPECT_RATIO}"
+        )
+    least, most = limits
+    rows, columns = round(height / factor), round(width / factor)
+    area = rows * columns * factor**2
+    if area > most:
+        shrink = math.sqrt(height * width / most)
+        rows = max(1, math.floor(height / shrink / factor))
+        columns = max(1, math.floor(width / shrink / factor))
+    elif area < least:
+        grow = math.sqrt(least / (height * width))
+        rows, columns = math.ceil(height * grow / factor), math.ceil(width * grow / factor)
+    return rows * factor, columns * factor
+
+
 def resize(images: Tensor, height: int, width: int) -> Tensor:
     """uint8 [N, H, W, 3] -> uint8 [N, height, width, 3], antialiased bicubic as the Qwen processors do."""
     if images.shape[1:3] == (height, width):
         return images
     planes = images.permute(0, 3, 1, 2)
+    if images.device.type != "cpu":  # only the CPU kernel takes bytes
+        planes = planes.float()
     out = F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
+    if out.dtype != torch.uint8:
+        out = out.round().clamp(0, 255).to(torch.uint8)
     return out.permute(0, 2, 3, 1)
 
 
-def patchify(images: Tensor, layout: PatchLayout) -> Tensor:
-    """Normalised patches in merge-block order, feature order (channel, time, y, x).
+@lru_cache(maxsize=16)
+def _scale(layout: PatchLayout, device: torch.device) -> tuple[Tensor, Tensor]:
+    """255 mean and 255 std on the device, made once: a transfer in the hot path would stall it."""
+    with torch.inference_mode(False):
+        mean = torch.tensor(layout.mean, device=device) * 255.0
+        return mean, torch.tensor(layout.std, device=device) * 255.0
 
-    images: uint8 [N, H, W, 3]; returns float32 [N * rows * columns, 3 * T * patch * patch]. A still image
-    fills all T frames of a temporal patch.
+
+def patchify(images: Tensor, layout: PatchLayout) -> Tensor:
+    """Normalised patches in merge-block order, feature order (channel, y, x).
+
+    images: uint8 [N, H, W, 3]; returns float32 [N * rows * columns, 3 * patch * patch]. The frames of a
+    temporal patch are all this one, so they are left out here and in the tower's first product.
     """
     count, height, width, _ = images.shape
     rows, columns = layout.grid(height, width)
     p, m = layout.patch_size, layout.merge_size
-    mean = torch.tensor(layout.mean, device=images.device)
-    std = torch.tensor(layout.std, device=images.device)
+    mean, std = _scale(layout, images.device)
     # As the processors' fused form, (x - 255 mean) / (255 std), which differs in rounding from two steps.
-    x = (images.float() - 255.0 * mean) / (255.0 * std)
+    x = (images.float() - mean) / std
     x = x.view(count, rows // m, m, p, columns // m, m, p, 3)
-    x = x.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(count * rows * columns, 3, 1, p, p)
-    x = x.expand(-1, -1, layout.temporal_patch_size, -1, -1)
-    return x.reshape(count * rows * columns, -1)
+    return x.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(count * rows * columns, -1)
+
+
+def with_frames(patches: Tensor, layout: PatchLayout) -> Tensor:
+    """Patches as a processor gives them, [.., 3 * T * patch * patch] in order (channel, time, y, x)."""
+    count, features = patches.shape
+    planes = patches.view(count, 3, 1, features // 3)
+    return planes.expand(-1, -1, layout.temporal_patch_size, -1).reshape(count, -1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twinbrain_ros.brain.config import IMAGE_TOKEN, STATE_TOKEN, VISION_END, VISION_START
+from twinbrain_ros.brain.config import IMAGE_TOKEN, QUERY_TOKEN, STATE_TOKEN, VISION_END, VISION_START
 
 MAX_INSTRUCTION_CHARACTERS = 2000
 
@@ -20,26 +20,37 @@ class InstructionError(ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt. ids [L]; positions [3, L] (time, row, column); image_slots [n]; state_slot or -1."""
+    """One prompt.
+
+    ids [L]; positions [3, L] (time, row, column); image_slots [n]; query_slots [K]; state_slot or -1.
+    """
 
     ids: Tensor
     positions: Tensor
     image_slots: Tensor
+    query_slots: Tensor
     state_slot: int
 
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts padded at their end. ids [B, L], positions [3, B, L], valid [B, L], image_slots [B, n]."""
+    """Prompts padded at their end.
+
+    ids [B, L], positions [3, B, L], valid [B, L], image_slots [B, n], query_slots [B, K], state_slots [B];
+    unpadded: all of `valid` is true.
+    """
 
     ids: Tensor
     positions: Tensor
     valid: Tensor
     image_slots: Tensor
+    query_slots: Tensor
     state_slots: Tensor
+    unpadded: bool
 
     def to(self, device: torch.device) -> PromptBatch:
-        return PromptBatch(*(getattr(self, n).to(device) for n in self.__dataclass_fields__))
+        values: dict[str, Any] = vars(self)
+        return PromptBatch(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()})
 
 
 def check_instruction(text: str) -> str:
@@ -56,24 +67,34 @@ def check_instruction(text: str) -> str:
     return stripped
 
 
+def token_id(tokenizer: Any, token: str) -> int:
+    """The id of a special token; raises InstructionError if the tokenizer lacks it."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or found == tokenizer.unk_token_id:
+        raise InstructionError(f"tokenizer: the special token {token} is missing")
+    return int(found)
+
+
 class PromptBuilder:
     """Builds prompts in the Qwen chat format: images and text of the user, then the assistant's turn."""
 
     def __init__(
-        self, tokenizer: Any, image_grids: Sequence[tuple[int, int]] = (), images_first: bool = True
+        self,
+        tokenizer: Any,
+        image_grids: Sequence[tuple[int, int]] = (),
+        images_first: bool = True,
+        system: str | None = None,
     ) -> None:
-        """image_grids: rows and columns of *merged* tokens, one per image slot, in prompt order."""
+        """image_grids: rows and columns of *merged* tokens, one per image slot, in prompt order; system: what
+        the system's turn says, None for no such turn."""
         self.tokenizer = tokenizer
         self.images_first = images_first
         self.grids = tuple(image_grids)
-        self.image_id = self._token(IMAGE_TOKEN)
-        self.state_id = self._token(STATE_TOKEN)
-
-    def _token(self, token: str) -> int:
-        found = self.tokenizer.convert_tokens_to_ids(token)
-        if found is None or found == self.tokenizer.unk_token_id:
-            raise InstructionError(f"tokenizer: the special token {token} is missing")
-        return int(found)
+        self.system = system
+        self.image_id = token_id(tokenizer, IMAGE_TOKEN)
+        # A tokenizer that lacks these has no prompt with them either.
+        self.state_id = tokenizer.convert_tokens_to_ids(STATE_TOKEN)
+        self.query_id = tokenizer.convert_tokens_to_ids(QUERY_TOKEN)
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that the tokenizer has no token for (none for byte-level tokenizers)."""
@@ -87,14 +108,22 @@ class PromptBuilder:
 
     def build(self, text: str, answer: str | None = None) -> Prompt:
         """The user's turn with this text, then the assistant's header and, for teaching, its answer."""
-        head = "<|im_start|>user\n"
+        head = "" if self.system is None else f"<|im_start|>system\n{self.system}<|im_end|>\n"
+        head += "<|im_start|>user\n"
         images = "".join(VISION_START + IMAGE_TOKEN * (rows * cols) + VISION_END for rows, cols in self.grids)
         tail = "<|im_end|>\n<|im_start|>assistant\n" + ("" if answer is None else f"{answer}<|im_end|>")
         content = images + text if self.images_first else text + images
         ids = torch.tensor(self.ids(head + content + tail))
-        slots = (ids == self.image_id).nonzero()[:, 0]
-        state = (ids == self.state_id).nonzero()[:, 0]
-        return Prompt(ids, self._positions(ids), slots, int(state[0]) if len(state) else -1)
+        images_at, queries_at, state_at = (
+            self._slots(ids, i) for i in (self.image_id, self.query_id, self.state_id)
+        )
+        state = int(state_at[0]) if len(state_at) else -1
+        return Prompt(ids, self._positions(ids), images_at, queries_at, state)
+
+    def _slots(self, ids: Tensor, token: int | None) -> Tensor:
+        if token is None or token == self.tokenizer.unk_token_id:
+            return torch.empty(0, dtype=torch.long)
+        return (ids == token).nonzero()[:, 0]
 
     def _positions(self, ids: Tensor) -> Tensor:
         """Text advances all axes by one; an image of (rows, cols) advances by max(rows, cols)."""
@@ -116,9 +145,12 @@ class PromptBuilder:
         return torch.cat(columns, dim=1)
 
 
-def collate(prompts: Sequence[Prompt], pad_id: int) -> PromptBatch:
-    """Pads prompts at their end to a common length; pads are marked invalid and never seen."""
-    length = max(len(p.ids) for p in prompts)
+def collate(prompts: Sequence[Prompt], pad_id: int, multiple: int = 1) -> PromptBatch:
+    """Pads prompts at their end to a common length; pads are marked invalid and never seen.
+
+    `multiple`: the length is brought up to a multiple of this, so that other words keep the shapes.
+    """
+    length = -(-max(len(p.ids) for p in prompts) // multiple) * multiple
     count = len(prompts)
     ids = torch.full((count, length), pad_id)
     positions = torch.zeros((3, count, length), dtype=torch.long)
@@ -128,5 +160,12 @@ def collate(prompts: Sequence[Prompt], pad_id: int) -> PromptBatch:
         ids[i, :size] = prompt.ids
         positions[:, i, :size] = prompt.positions
         valid[i, :size] = True
-    slots = torch.stack([p.image_slots for p in prompts])
-    return PromptBatch(ids, positions, valid, slots, torch.tensor([p.state_slot for p in prompts]))
+    return PromptBatch(
+        ids,
+        positions,
+        valid,
+        torch.stack([p.image_slots for p in prompts]),
+        torch.stack([p.query_slots for p in prompts]),
+        torch.tensor([p.state_slot for p in prompts]),
+        unpadded=bool(valid.all()),
+    )

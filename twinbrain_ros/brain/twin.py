@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from twinbrain_ros.brain import backbone
-from twinbrain_ros.brain.asymot import JointCache, LeftMemory, causal_mask, joint_mask
+from twinbrain_ros.brain import backbone, decoder
+from twinbrain_ros.brain.asymot import JointCache, LeftMemory, causal_mask, joint_mask, last_joint_layer
 from twinbrain_ros.brain.config import TwinBrainConfig
+from twinbrain_ros.brain.decoder import Side
 from twinbrain_ros.brain.expert import ActionExpert, Context
 from twinbrain_ros.brain.preprocess import patchify
 from twinbrain_ros.brain.prompt import PromptBatch
+from twinbrain_ros.brain.vision import VisionPlan, plan_vision, vision_features
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Left and right prompts, ready for any number of observations while the weights stand still."""
+
+    left: Side
+    right: Side
 
 
 class TwinBrain(nn.Module):
     """TwinBrainVLA (arXiv 2601.14133): left brain frozen, right brain, state encoder and expert trainable.
 
-    Units: images uint8 RGB, states and actions in the model's own standardised units.
+    Units: images uint8 RGB, states and actions in the model's own units.
     """
 
     def __init__(self, config: TwinBrainConfig) -> None:
@@ -27,17 +38,28 @@ class TwinBrain(nn.Module):
         vlm_config = config.vlm_config()
         hidden = vlm_config.get_text_config().hidden_size
         self.config = config
-        self.layout = backbone.patch_layout(vlm_config)
+        self.layout = backbone.patch_layout(vlm_config, config.image_mean, config.image_std)
         self.left: Any = backbone.build_vlm(vlm_config)
-        self.right: Any = backbone.build_vlm(vlm_config)
-        self.state_encoder = nn.Sequential(
-            nn.Linear(len(config.state_names), config.state_hidden),
-            nn.ReLU(),
-            nn.Linear(config.state_hidden, hidden),
-        )
+        self.right: Any = backbone.build_vlm(config.right_vlm_config())
+        self.state_encoder: nn.Sequential | None = None
+        if config.state_names:
+            self.state_encoder = nn.Sequential(
+                nn.Linear(len(config.state_names), config.state_hidden),
+                nn.ReLU(),
+                nn.Linear(config.state_hidden, config.expert.width if self.asks else hidden),
+            )
         self.expert = ActionExpert(config.expert, hidden, config.action.horizon, len(config.action.names))
+        layers = vlm_config.get_text_config().num_hidden_layers
+        self.last = (layers if config.condition_layers is None else config.condition_layers) - 1
+        self.last_joint = last_joint_layer(self.last + 1, config.interaction_interval)
+        self._plans: dict[tuple[int, int, int, torch.device], VisionPlan] = {}
         self.left.requires_grad_(False)
         self.train()
+
+    @property
+    def asks(self) -> bool:
+        """Whether query tokens condition the expert, and the state goes to it."""
+        return self.config.conditioning == "action_queries"
 
     def train(self, mode: bool = True) -> TwinBrain:
         """The left brain stays in eval mode whatever the rest does."""
@@ -51,81 +73,143 @@ class TwinBrain(nn.Module):
             brain.load_state_dict(vlm.state_dict())
 
     def parts(self) -> dict[str, nn.Module]:
-        return {
+        parts = {
             "left": self.left,
             "right": self.right,
             "state_encoder": self.state_encoder,
             "expert": self.expert,
         }
+        return {name: part for name, part in parts.items() if part is not None}
 
-    def _image_features(self, brain: Any, images: Mapping[str, Tensor], cameras: tuple[str, ...]) -> Tensor:
-        """Features of the named cameras, in order, [N, tokens of all cameras, H].
+    # -- eyes
+
+    def image_features(
+        self,
+        brain: Any,
+        images: Mapping[str, Tensor],
+        cameras: tuple[str, ...],
+        deepstack: bool | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Features of the named cameras, in order, [N, tokens of all cameras, H], and deepstack features.
 
         Cameras of equal size pass through the tower as one batch.
         """
+        deepstack = self.config.deepstack if deepstack is None else deepstack
         by_size: dict[tuple[int, int], list[str]] = {}
         for name in cameras:
             by_size.setdefault((images[name].shape[1], images[name].shape[2]), []).append(name)
-        features: dict[str, Tensor] = {}
+        found: dict[str, tuple[Tensor, ...]] = {}
         for (height, width), names in by_size.items():
-            patches = patchify(torch.cat([images[n] for n in names]), self.layout)
-            out = backbone.vision_features(brain, patches, *self.layout.grid(height, width))
-            features.update(zip(names, out.chunk(len(names)), strict=True))
-        return torch.cat([features[n] for n in cameras], dim=1)
+            batch = torch.cat([images[n] for n in names])
+            plan = self._vision_plan(*self.layout.grid(height, width), len(batch), batch.device)
+            features, extra = vision_features(
+                brain.model.visual, patchify(batch, self.layout), plan, deepstack
+            )
+            split = [f.chunk(len(names)) for f in (features, *extra)]
+            found.update(zip(names, zip(*split, strict=True), strict=True))
+        features, *extra = (
+            torch.cat(level, dim=1) for level in zip(*(found[n] for n in cameras), strict=True)
+        )
+        return features, extra
+
+    def _vision_plan(self, rows: int, columns: int, images: int, device: torch.device) -> VisionPlan:
+        """Both towers are of one architecture, so both share a plan."""
+        key = (rows, columns, images, device)
+        if key not in self._plans:
+            self._plans[key] = plan_vision(self.left.model.visual, rows, columns, images, device)
+        return self._plans[key]
+
+    # -- words
+
+    def prepare(self, left: PromptBatch, right: PromptBatch) -> Prepared:
+        """Everything about prompts that no observation changes. Gradients flow to the right embeddings."""
+        with torch.no_grad():
+            left_mask = None if left.unpadded else causal_mask(left.valid)
+            left_side = decoder.prepare_side(self.left, left, left_mask)
+        mask = joint_mask(left.valid, right.valid, self.config.left_visibility)
+        return Prepared(left_side, decoder.prepare_side(self.right, right, mask))
+
+    # -- thought
 
     @torch.no_grad()
-    def remember_left(self, images: Mapping[str, Tensor], prompts: PromptBatch) -> LeftMemory:
+    def remember_left(self, images: Mapping[str, Tensor], side: Side) -> LeftMemory:
         """Runs the left brain on its views and prompt; what the right brain will read of it.
 
         images: per camera uint8 [N, H, W, 3], with B / N prompts in a row for each of the N observations. No
         state enters here, and no gradient leaves.
         """
+        return self.read_left(*self.image_features(self.left, images, self.config.left_cameras), side)
+
+    @torch.no_grad()
+    def read_left(self, features: Tensor, deepstack: list[Tensor], side: Side) -> LeftMemory:
+        """The left decoder, up to the keys and values of its last joint layer."""
         memory = LeftMemory()
-        features = self._image_features(self.left, images, self.config.left_cameras)
-        embeds = backbone.embed_prompts(self.left, prompts, _for_each_prompt(features, prompts), None)
-        backbone.decode(self.left, embeds, prompts.positions, causal_mask(prompts.valid), memory)
+        x = decoder.fill(side, _for_each_prompt(features, side), None)
+        extra = [_for_each_prompt(e, side) for e in deepstack]
+        x = decoder.run_layers(self.left, side, x, memory, range(self.last_joint), extra)
+        layer = self.left.model.language_model.layers[self.last_joint]
+        decoder.remember_keys_values(layer, side, x, memory)
         return memory
 
     def condition(
         self,
         images: Mapping[str, Tensor],
-        state: Tensor,
-        left_prompts: PromptBatch,
-        right_prompts: PromptBatch,
+        state: Tensor | None,
+        prepared: Prepared,
         memory: LeftMemory | None = None,
     ) -> Tensor:
-        """The right brain's final hidden states [B, L_right, H] (paper: all of them condition the expert).
+        """What the expert attends to: the right brain's final hidden states [B, L_right or K, H].
 
-        images: per camera uint8 [N, H, W, 3]; state: [N, state dims], standardised. Each of the N
-        observations serves B / N prompts in a row: several instructions share the work of the vision towers.
-        `memory` may be given where the left brain already ran.
+        images: per camera uint8 [N, H, W, 3]; state: [N, state dims] in model units, which only the paper's
+        conditioning needs here. Each of the N observations serves B / N prompts in a row: several
+        instructions share the work of the vision towers. `memory` may be given where the left brain already
+        ran.
         """
         if memory is None:
-            memory = self.remember_left(images, left_prompts)
+            memory = self.remember_left(images, prepared.left)
         names = tuple(c.name for c in self.config.cameras)
-        features = self._image_features(self.right, images, names)
-        embeds = backbone.embed_prompts(
-            self.right,
-            right_prompts,
-            _for_each_prompt(features, right_prompts),
-            _for_each_prompt(self.state_encoder(state), right_prompts),
-        )
-        mask = joint_mask(left_prompts.valid, right_prompts.valid)
+        return self.read_right(*self.image_features(self.right, images, names), state, prepared, memory)
+
+    def read_right(
+        self,
+        features: Tensor,
+        deepstack: list[Tensor],
+        state: Tensor | None,
+        prepared: Prepared,
+        memory: LeftMemory,
+    ) -> Tensor:
+        """The right decoder on image features [N, n, H], reading what the left one remembers."""
+        side = prepared.right
+        token = None
+        if not self.asks and self.state_encoder is not None:
+            assert state is not None, "the paper's conditioning has a state token in the right brain"
+            token = _for_each_prompt(self.state_encoder(state.to(features.dtype)), side)
+        x = decoder.fill(side, _for_each_prompt(features, side), token)
+        extra = [_for_each_prompt(e, side) for e in deepstack]
         cache = JointCache(memory, self.config.interaction_interval)
-        return backbone.decode(self.right, embeds, right_prompts.positions, mask, cache)
+        x = decoder.run_layers(self.right, side, x, cache, range(self.last), extra)
+        return decoder.finish(self.right, side, x, cache, self.last, extra)
+
+    def expert_context(self, hidden: Tensor, state: Tensor | None, prepared: Prepared) -> Context:
+        """Everything the expert needs to denoise chunks; state [N, dims] or None, where it takes one."""
+        token = None
+        if self.asks and state is not None and self.state_encoder is not None:
+            token = _for_each_prompt(self.state_encoder(state.to(hidden.dtype)), prepared.right)
+        return self.expert.context(hidden, prepared.right.valid, token)
 
     def context(
         self,
         images: Mapping[str, Tensor],
-        state: Tensor,
-        left_prompts: PromptBatch,
-        right_prompts: PromptBatch,
+        state: Tensor | None,
+        prepared: Prepared,
+        memory: LeftMemory | None = None,
     ) -> Context:
-        """Everything the expert needs to denoise chunks for these observations."""
-        hidden = self.condition(images, state, left_prompts, right_prompts)
-        return self.expert.context(hidden, right_prompts.valid)
+        """From observations to what the expert needs."""
+        hidden = self.condition(images, state, prepared, memory)
+        return self.expert_context(hidden, state, prepared)
 
 
-def _for_each_prompt(observed: Tensor, prompts: PromptBatch) -> Tensor:
+def _for_each_prompt(observed: Tensor, side: Side) -> Tensor:
     """What was observed N times [N, ...], once for each of the B prompts [B, ...]; B is a multiple of N."""
-    return observed.repeat_interleave(len(prompts.ids) // len(observed), dim=0)
+    times = len(side.embeds) // len(observed)
+    return observed if times == 1 else observed.repeat_interleave(times, dim=0)

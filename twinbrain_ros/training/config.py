@@ -102,7 +102,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return value
     accepted = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise TrainConfigError(f"{where}: found {value!r}, expected {hint.__name__}")
+        raise TrainConfigError(f"{where}: found {value!r}, expected {getattr(hint, '__name__', hint)}")
     return float(value) if hint is float else value
 
 

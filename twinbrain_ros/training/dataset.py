@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from twinbrain_ros.brain.config import CameraInput, Standardizer
+from twinbrain_ros.brain.config import CameraInput, Normalizer
 from twinbrain_ros.sim.tasks import TASKS
 from twinbrain_ros.training.demonstrations import decode_goal
 
@@ -54,10 +54,10 @@ class Demonstrations:
         self.cameras = cameras
         self.size = len(self.arrays["state"])
 
-    def statistics(self) -> tuple[Standardizer, Standardizer]:
+    def statistics(self) -> tuple[Normalizer, Normalizer]:
         """Per-dimension mean and deviation of actions (all labels) and of states."""
         labels = self.arrays["labels"].reshape(-1, self.arrays["labels"].shape[-1])
-        return _standardizer(labels), _standardizer(self.arrays["state"])
+        return _normalizer(labels), _normalizer(self.arrays["state"])
 
     def batch(self, seed: int, step: int, size: int, cell_px: int) -> PolicyBatch:
         """The batch of a step, of `size` samples. cell_px: edge of an image token's cell, for grounding."""
@@ -105,9 +105,9 @@ class Demonstrations:
         return np.stack([blocks.argmax(1), np.where(named, 3 + plates.argmax(1), -1)], axis=1)
 
 
-def _standardizer(values: np.ndarray) -> Standardizer:
+def _normalizer(values: np.ndarray) -> Normalizer:
     std = np.maximum(values.std(axis=0), LEAST_STD)
-    return Standardizer(tuple(map(float, values.mean(axis=0))), tuple(map(float, std)))
+    return Normalizer(tuple(map(float, values.mean(axis=0))), tuple(map(float, std)))
 
 
 def cells_and_offsets(

@@ -48,8 +48,9 @@ class PolicyTrainer:
         pairs = [policy.prompts(text) for text in batch.instructions]
         left, right = policy.collate([p[0] for p in pairs]), policy.collate([p[1] for p in pairs])
         state, actions = policy.standardize(batch.state, batch.actions)
-        hidden = model.condition(batch.images, state, left, right)
-        context = model.expert.context(hidden, right.valid)
+        prepared = model.prepare(left, right)
+        hidden = model.condition(batch.images, state, prepared)
+        context = model.expert_context(hidden, state, prepared)
         generator = torch.Generator().manual_seed(loop.seed * 1_000_003 + step)
         flow = flow_matching_loss(
             model.expert, context, actions, self.weights, self.config.noise_repeats, generator

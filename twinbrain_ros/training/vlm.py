@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twinbrain_ros.brain import backbone
+from twinbrain_ros.brain import backbone, decoder
 from twinbrain_ros.brain.asymot import causal_mask
 from twinbrain_ros.brain.config import CameraInput, TwinBrainConfig
 from twinbrain_ros.brain.preprocess import patchify
 from twinbrain_ros.brain.prompt import PromptBuilder, collate
+from twinbrain_ros.brain.vision import plan_vision, vision_features
 from twinbrain_ros.sim.tasks import COLOURS
 from twinbrain_ros.training.dataset import Demonstrations, cells_and_offsets
 from twinbrain_ros.training.loop import LoopConfig, train_loop
@@ -65,9 +66,11 @@ class VlmTeacher:
         features = features.repeat_interleave(per_view, dim=0)
         prompts = [self.builders[q.camera].build(q.text, q.answer) for q in questions]
         batch = collate(prompts, self.tokenizer.pad_token_id)
-        embeds = backbone.embed_prompts(self.vlm, batch, features, None)
-        layers = backbone.decode_layers(self.vlm, embeds, batch.positions, causal_mask(batch.valid))
-        hidden, middle = layers[-1], layers[len(layers) // 2]
+        side = decoder.prepare_side(self.vlm, batch, causal_mask(batch.valid))
+        text = self.vlm.model.language_model
+        half, depth = (len(text.layers) + 1) // 2, len(text.layers)
+        middle = decoder.run_layers(self.vlm, side, decoder.fill(side, features, None), None, range(half))
+        hidden = text.norm(decoder.run_layers(self.vlm, side, middle, None, range(half, depth)))
         # The answer and the end of turn are the last tokens of a prompt.
         lengths = batch.valid.sum(1)
         counts = torch.tensor([len(self.builders[q.camera].ids(q.answer)) + 1 for q in questions])
@@ -99,8 +102,9 @@ class VlmTeacher:
     def _features(self, camera: str, questions: list[Question]) -> Tensor:
         rows = [q.row for q in questions if q.camera == camera]
         images = torch.from_numpy(self.data.arrays[f"image_{camera}"][rows])
-        grid = self.layout.grid(*images.shape[1:3])
-        return backbone.vision_features(self.vlm, patchify(images, self.layout), *grid)
+        visual = self.vlm.model.visual
+        plan = plan_vision(visual, *self.layout.grid(*images.shape[1:3]), len(images), images.device)
+        return vision_features(visual, patchify(images, self.layout), plan)[0]
 
     def losses(self, step: int, config: LoopConfig) -> dict[str, Tensor]:
         rng = np.random.default_rng([config.seed, step])

@@ -1,0 +1,170 @@
+"""The way from pixels to a chunk, with everything that can be computed before an observation comes done.
+
+Per checkpoint: the expert's modulations at its fixed flow times. Per instruction and view sizes: token
+embeddings, rotary tables, masks and slots. Per observation only tensor operations are left, none of which
+reads from the device, so that on CUDA they run as graphs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twinbrain_ros.brain.asymot import LeftMemory
+from twinbrain_ros.brain.decoder import Side
+from twinbrain_ros.brain.expert import FlowTime
+from twinbrain_ros.brain.graphs import CapturedCall
+from twinbrain_ros.brain.preprocess import resize
+from twinbrain_ros.brain.prompt import PromptBatch
+from twinbrain_ros.brain.twin import Prepared, TwinBrain
+
+KEPT_PROMPTS = 16  # prepared prompts that are kept; each holds embeddings of a few hundred tokens
+KEPT_GRAPHS = 8
+LENGTH_BUCKET = 16  # on CUDA prompts are padded to multiples of this, so that most instructions share a graph
+
+Size = tuple[int, int]  # height and width, pixels
+
+
+@dataclass(frozen=True)
+class View:
+    """What happens to one camera's image: brought to `steps` [height, width] one after the other."""
+
+    name: str
+    steps: tuple[Size, ...]
+
+
+def scale(images: Tensor, view: View) -> Tensor:
+    """uint8 [N, H, W, 3] as the brains see it."""
+    for height, width in view.steps:
+        images = resize(images, height, width)
+    return images
+
+
+class TwinEngine:
+    """Runs a twin that is not being trained. Not thread-safe: one caller at a time.
+
+    graphs: record and replay CUDA graphs; default where the device can.
+    """
+
+    def __init__(self, model: TwinBrain, graphs: bool | None = None) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.graphs = self.device.type == "cuda" if graphs is None else graphs
+        self._prepared: OrderedDict[Any, Prepared] = OrderedDict()
+        self._calls: OrderedDict[Any, Callable[..., Sequence[Tensor]]] = OrderedDict()
+        self._schedule: list[tuple[Tensor, FlowTime]] = []
+        self._weights: tuple[int, ...] = ()
+
+    @property
+    def bucket(self) -> int:
+        """What prompt lengths are padded to a multiple of."""
+        return LENGTH_BUCKET if self.graphs else 1
+
+    @torch.inference_mode()
+    def prepare(self, key: Any, make: Callable[[], tuple[PromptBatch, PromptBatch]]) -> Prepared:
+        """Left and right prompts ready for use; `make` is asked for them when `key` is not known yet."""
+        self._follow_weights()
+        if key not in self._prepared:
+            self._prepared[key] = self.model.prepare(*make())
+            if len(self._prepared) > KEPT_PROMPTS:
+                self._prepared.popitem(last=False)
+        self._prepared.move_to_end(key)
+        return self._prepared[key]
+
+    def _follow_weights(self) -> None:
+        """Forgets what was computed from other weights: a policy may act between steps of its training."""
+        embedding = self.model.right.get_input_embeddings().weight
+        found = (embedding._version, self.model.expert.time_in.weight._version, embedding.data_ptr())
+        if found != self._weights:
+            self._weights = found
+            self._prepared.clear()
+            self._calls.clear()
+            self._schedule = self.model.expert.schedule()
+
+    # -- the hot path
+
+    @torch.inference_mode()
+    def remember(self, images: Mapping[str, Tensor], views: Sequence[View], prepared: Prepared) -> LeftMemory:
+        """The left brain's keys and values for raw camera images, uint8 [B, H, W, 3] each."""
+        seen = [v for v in views if v.name in self.model.config.left_cameras]
+
+        def left(*tensors: Tensor) -> list[Tensor]:
+            pixels = {v.name: scale(t, v) for v, t in zip(seen, tensors, strict=False)}
+            side = _rebuilt(prepared.left, tensors[len(seen) :])
+            memory = self.model.remember_left(pixels, side)
+            return [t for i in sorted(memory.pairs) for t in memory.pairs[i]]
+
+        inputs = [images[v.name] for v in seen] + _tensors(prepared.left)
+        flat = self._call("left", tuple(seen), left, inputs)
+        memory = LeftMemory()
+        memory.pairs = {i: (flat[2 * i], flat[2 * i + 1]) for i in range(len(flat) // 2)}
+        return memory
+
+    @torch.inference_mode()
+    def chunk(
+        self,
+        images: Mapping[str, Tensor],
+        views: Sequence[View],
+        prepared: Prepared,
+        memory: LeftMemory,
+        state: Tensor | None,
+        noise: Tensor,
+    ) -> Tensor:
+        """Actions [B, T, A] in model units from raw images, state [B, S] in model units and noise."""
+        side, count = prepared.right, len(views)
+        own, joint = len(_tensors(side)), sorted(memory.pairs)
+
+        def right(noise: Tensor, *tensors: Tensor) -> list[Tensor]:
+            pixels = {v.name: scale(t, v) for v, t in zip(views, tensors, strict=False)}
+            words = replace(prepared, right=_rebuilt(side, tensors[count : count + own]))
+            rest = list(tensors[count + own :])
+            past = LeftMemory()
+            past.pairs = {i: (rest[2 * n], rest[2 * n + 1]) for n, i in enumerate(joint)}
+            given = rest[-1] if state is not None else None
+            context = self.model.context(pixels, given, words, past)
+            return [self.model.expert.integrate(context, noise, schedule=self._schedule)]
+
+        inputs = [noise, *(images[v.name] for v in views), *_tensors(side)]
+        inputs += [t for i in joint for t in memory.pairs[i]]
+        if state is not None:
+            inputs.append(state)
+        return self._call("right", (tuple(views), state is None), right, inputs)[0]
+
+    def _call(
+        self, name: str, key: Any, function: Callable[..., Sequence[Tensor]], inputs: list[Tensor]
+    ) -> Sequence[Tensor]:
+        """Runs a function of tensors, on CUDA as a graph that is recorded once per set of shapes."""
+        if not self.graphs:
+            return function(*inputs)
+        key = (name, key, tuple((t.shape, t.dtype) for t in inputs))
+        if key not in self._calls:
+            self._calls[key] = CapturedCall(function, inputs)
+            if len(self._calls) > KEPT_GRAPHS:
+                self._calls.popitem(last=False)
+        self._calls.move_to_end(key)
+        return self._calls[key](*inputs)
+
+
+def _tensors(side: Side) -> list[Tensor]:
+    """The tensors of a side, in the order of its fields."""
+    found: list[Tensor] = []
+    for field in fields(side):
+        value = getattr(side, field.name)
+        found += [] if value is None else list(value) if isinstance(value, tuple) else [value]
+    return found
+
+
+def _rebuilt(side: Side, tensors: Sequence[Tensor]) -> Side:
+    """The side with other tensors in the places of its own; inverts `_tensors`."""
+    rest = iter(tensors)
+    values: dict[str, Any] = {}
+    for field in fields(side):
+        value = getattr(side, field.name)
+        if value is not None:
+            values[field.name] = tuple(next(rest) for _ in value) if isinstance(value, tuple) else next(rest)
+    return replace(side, **values)
