@@ -17,9 +17,7 @@ class CapturedCall:
     that depend on values, and its inputs must keep their shapes and types.
     """
 
-    def __init__(
-        self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], pool: object = None
-    ) -> None:
+    def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> None:
         self._inputs = [t.clone() for t in inputs]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -28,7 +26,7 @@ class CapturedCall:
                 function(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        with torch.cuda.graph(self.graph):
             self._outputs = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:

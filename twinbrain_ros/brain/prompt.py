@@ -49,8 +49,10 @@ class PromptBatch:
     unpadded: bool
 
     def to(self, device: torch.device) -> PromptBatch:
-        values: dict[str, Any] = vars(self)
-        return PromptBatch(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()})
+        moved: dict[str, Any] = {
+            n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()
+        }
+        return PromptBatch(**moved)
 
 
 def check_instruction(text: str) -> str:

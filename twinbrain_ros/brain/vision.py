@@ -72,7 +72,7 @@ def plan_vision(visual: Any, rows: int, columns: int, images: int, device: torch
         return VisionPlan(
             images,
             (torch.arange(images + 1, dtype=torch.int32) * patches).to(device),
-            tuple(x.repeat(images, 1) for x in rotary),  # type: ignore[arg-type]
+            tuple(x.repeat(images, 1) for x in rotary),
             whole,
             window,
             interpolation,  # type: ignore[arg-type]
