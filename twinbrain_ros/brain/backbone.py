@@ -9,10 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText, PretrainedConfig
 
 from twinbrain_ros.brain import asymot
-from twinbrain_ros.brain.config import CheckpointError
 from twinbrain_ros.brain.preprocess import PatchLayout
-
-FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 
 
 def patch_layout(
@@ -25,12 +22,7 @@ def patch_layout(
 
 
 def build_vlm(config: PretrainedConfig) -> Any:
-    """A VLM of this configuration with fresh weights, on our registered attention functions.
-
-    Raises CheckpointError for a family whose layers are not known to fit AsyMoT.
-    """
-    if config.model_type not in FAMILIES:
-        raise CheckpointError(f"vlm.model_type: found {config.model_type!r}, expected one of {FAMILIES}")
+    """A VLM of this configuration with fresh weights, on our registered attention functions."""
     # A copy, because setting the attention writes into the config and a flash name in it cannot be built.
     vlm = AutoModelForImageTextToText.from_config(copy.deepcopy(config))
     vlm.set_attn_implementation(

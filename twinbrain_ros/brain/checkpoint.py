@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def load_model(
     """
     files = weight_files(directory)
     model = meta_twin(config)
-    _check_shapes(model, files, directory)
+    check_shapes(model, files, directory)
     with_memory(model, device, dtype)
     parameters = dict(model.named_parameters())
     problems = []
@@ -158,7 +159,7 @@ def load_model(
             problems.append(f"tensor {name}: has non-finite values")
         with torch.no_grad():
             parameters[name].copy_(tensor)
-    _refuse(directory, problems)
+    refuse(directory, problems)
     return model
 
 
@@ -200,7 +201,21 @@ def _check_memory(needed: int, device: torch.device, model: TwinBrain) -> None:
         )
 
 
-def _check_shapes(model: TwinBrain, files: list[Path], directory: Path) -> None:
+def stored_bytes(files: list[Path]) -> dict[str, int]:
+    """Bytes of the stored tensors by their type, from the files' headers."""
+    sizes = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "F16": ("float16", 2)}
+    found: dict[str, int] = {}
+    for path in files:
+        with open_weights(path) as weights:
+            for name in weights.keys():  # noqa: SIM118 - not a mapping
+                part = weights.get_slice(name)
+                dtype, size = sizes.get(part.get_dtype(), (part.get_dtype().lower(), 1))
+                found[dtype] = found.get(dtype, 0) + math.prod(part.get_shape()) * size
+    return found
+
+
+def check_shapes(model: TwinBrain, files: list[Path], directory: Path) -> None:
+    """Compares the files' headers with the model; raises CheckpointError naming each difference."""
     expected = {n: tuple(p.shape) for n, p in model.named_parameters() if is_stored(n, model.config)}
     found: dict[str, tuple[int, ...]] = {}
     for path in files:
@@ -213,10 +228,11 @@ def _check_shapes(model: TwinBrain, files: list[Path], directory: Path) -> None:
         for n, shape in expected.items()
         if n in found and found[n] != shape
     ]
-    _refuse(files[0] if len(files) == 1 else directory, problems)
+    refuse(files[0] if len(files) == 1 else directory, problems)
 
 
-def _refuse(where: Path, problems: list[str]) -> None:
+def refuse(where: Path, problems: list[str]) -> None:
+    """Raises CheckpointError with the first few problems, if there are any."""
     if problems:
         more = f" and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
         raise CheckpointError(f"{where}: " + "; ".join(problems[:PROBLEMS_SHOWN]) + more)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 CONFIG_FILE = "config.json"
+FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 
 # Role tokens of the Qwen chat format; a TwinBrain tokenizer must know them all.
 IMAGE_TOKEN = "<|image_pad|>"
@@ -37,9 +39,18 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def transformers_config(values: dict[str, Any]) -> PretrainedConfig:
-    """The transformers configuration object of a VLM given as plain data."""
+    """The transformers configuration object of a VLM given as plain data.
+
+    Raises CheckpointError for a family whose layers are not known to fit AsyMoT, or sizes that contradict
+    each other.
+    """
     values = dict(values)
-    return AutoConfig.for_model(values.pop("model_type"), **values)
+    family = values.pop("model_type", None)
+    _one_of("vlm.model_type", str(family), FAMILIES)
+    try:
+        return AutoConfig.for_model(family, **values)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"vlm: not a config of {family}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -96,15 +107,16 @@ class ActionConfig:
 class Normalizer:
     """Per-dimension map between robot units and the model's: x_model = (x - mean) / std.
 
-    std 0 marks a constant: the model's unit is then the robot's on the way in, the constant on the way out.
-    clip: the model's side is clamped to [-1, 1], in both directions. binary: dimensions that are 0 or 1,
-    decided at 0.5, in both directions.
+    std 0 marks a constant: on the way in the value stays as it is (or becomes 0, with zero_constants), on the
+    way out it is the constant. clip: the model side is clamped to [-1, 1], both ways. binary: dimensions that
+    are 0 or 1, decided at 0.5, both ways.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     clip: bool = False
     binary: tuple[int, ...] = ()
+    zero_constants: bool = False
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or any(not s >= 0 for s in self.std):
@@ -256,6 +268,11 @@ class TwinBrainConfig:
         path = directory / CONFIG_FILE
         if not path.is_file():
             raise CheckpointError(f"{directory}: no {CONFIG_FILE} here, expected a TwinBrain checkpoint")
+        return cls.read(path)
+
+    @classmethod
+    def read(cls, path: Path) -> TwinBrainConfig:
+        """A config from a JSON file; errors name it."""
         try:
             values = json.loads(path.read_text())
         except json.JSONDecodeError as error:

@@ -64,6 +64,8 @@ class TwinBrainPolicy:
         self._left: tuple[Any, float, LeftMemory] | None = None
         self._action_units = _units(config.action_statistics, self.device)
         self._state_units = _units(config.state_statistics, self.device)
+        added = tokenizer.added_tokens_decoder.values()
+        self._roles = sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
         self._grids = lru_cache(maxsize=KEPT_PROMPTS)(self._builders)
         # An instruction stands for many chunks: tokenise it once.
         self._prompts = lru_cache(maxsize=KEPT_PROMPTS)(self._build_prompts)
@@ -112,7 +114,7 @@ class TwinBrainPolicy:
 
     def _build_prompts(self, text: str, sizes: tuple[Size, ...]) -> tuple[Prompt, Prompt]:
         left, right = self._grids(sizes)
-        roles = [t for t in self.tokenizer.all_special_tokens if t in text]
+        roles = [t for t in self._roles if t in text]
         if roles:
             raise InstructionError(f"instruction: the role tokens {roles} are not for instructions")
         unknown = left.unknown_words(text)
@@ -335,13 +337,13 @@ class TwinBrainPolicy:
         """Loads a checkpoint; raises CheckpointError naming what is missing, extra or misshapen.
 
         dtype: "float32" or "bfloat16" (default: float32 on a CPU, bfloat16 on a GPU); views: how many images
-        it shall take, where that is open (`TwinBrainConfig.any_views`), if not the robot's cameras.
+        it shall take in place of the robot's cameras, where that is open (`TwinBrainConfig.any_views`).
         """
         directory = Path(directory)
         if not directory.is_dir():
             raise CheckpointError(f"{directory}: not a directory, expected a TwinBrain checkpoint")
         config = TwinBrainConfig.load(directory)
-        if views is not None and views != len(config.cameras):
+        if views is not None:
             config = config.with_views(views)
         place = torch.device(device)
         dtype = dtype or ("bfloat16" if place.type == "cuda" else "float32")

@@ -6,6 +6,8 @@ published action head (DiT-B).
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 from twinbrain_ros.brain.config import (
@@ -37,6 +39,11 @@ DIT_B = ExpertConfig(
     decoder_width=1024,
     time_frequency_shift=1,
 )
+EXPERTS = {
+    "dit_b": DIT_B,
+    "dit_l": dataclasses.replace(DIT_B, width=1536, heads=32),
+    "small": ExpertConfig(prediction="velocity"),
+}
 # Means and deviations of CLIP, which Qwen2.5-VL's tower is used to.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -186,6 +193,21 @@ def preset(
     return twin_config(VLMS[name], "wx250s", cameras, STATE, ACTION, conditioning)
 
 
+def config_of(preset_or_file: str) -> TwinBrainConfig:
+    """The config of a preset's name, of a config.json or of the folder that holds one.
+
+    Raises CheckpointError if it is neither.
+    """
+    path = Path(preset_or_file)
+    if preset_or_file in NAMES:
+        return preset(preset_or_file)
+    if path.is_dir():
+        return TwinBrainConfig.load(path)
+    if path.is_file():
+        return TwinBrainConfig.read(path)
+    raise CheckpointError(f"config: found {preset_or_file!r}, expected a file or one of {list(NAMES)}")
+
+
 def twin_config(
     vlm: dict[str, Any],
     robot: str,
@@ -194,6 +216,7 @@ def twin_config(
     action: ActionConfig,
     conditioning: str = "hidden_states",
     expert: ExpertConfig = DIT_B,
+    queries: int = 8,
 ) -> TwinBrainConfig:
     """A twin of a VLM: views of 256 pixels (252 for patches of 14), published prompts, all layers joint."""
     vision = vlm["vision_config"]
@@ -212,7 +235,7 @@ def twin_config(
         expert=expert,
         state_hidden=1024,
         conditioning=conditioning,
-        query_tokens=8 if asks else 0,
+        query_tokens=queries if asks else 0,
         right_prompt=QUERY_PROMPT if asks else STATE_PROMPT,
         left_system=system,
         right_system=system,

@@ -41,13 +41,7 @@ class TwinBrain(nn.Module):
         self.layout = backbone.patch_layout(vlm_config, config.image_mean, config.image_std)
         self.left: Any = backbone.build_vlm(vlm_config)
         self.right: Any = backbone.build_vlm(config.right_vlm_config())
-        self.state_encoder: nn.Sequential | None = None
-        if config.state_names:
-            self.state_encoder = nn.Sequential(
-                nn.Linear(len(config.state_names), config.state_hidden),
-                nn.ReLU(),
-                nn.Linear(config.state_hidden, config.expert.width if self.asks else hidden),
-            )
+        self.state_encoder = state_encoder(config, hidden)
         self.expert = ActionExpert(config.expert, hidden, config.action.horizon, len(config.action.names))
         layers = vlm_config.get_text_config().num_hidden_layers
         self.last = (layers if config.condition_layers is None else config.condition_layers) - 1
@@ -207,6 +201,18 @@ class TwinBrain(nn.Module):
         """From observations to what the expert needs."""
         hidden = self.condition(images, state, prepared, memory)
         return self.expert_context(hidden, state, prepared)
+
+
+def state_encoder(config: TwinBrainConfig, hidden: int) -> nn.Sequential | None:
+    """Two layers from a state to a token: of the right brain (paper), or of the expert (published code)."""
+    if not config.state_names:
+        return None
+    width = config.expert.width if config.conditioning == "action_queries" else hidden
+    return nn.Sequential(
+        nn.Linear(len(config.state_names), config.state_hidden),
+        nn.ReLU(),
+        nn.Linear(config.state_hidden, width),
+    )
 
 
 def _for_each_prompt(observed: Tensor, side: Side) -> Tensor:

@@ -18,11 +18,12 @@ class Units:
         self._divisor = torch.where(self._constant, 1.0, self._std)
         self._binary = torch.zeros(len(normalizer.mean), dtype=torch.bool, device=device)
         self._binary[list(normalizer.binary)] = True
-        self._clip = normalizer.clip
+        self._clip, self._zero_constants = normalizer.clip, normalizer.zero_constants
 
     def to_model(self, values: Tensor) -> Tensor:
         """Robot units to model units."""
-        scaled = torch.where(self._constant, values, (values - self._mean) / self._divisor)
+        constant = torch.zeros_like(values) if self._zero_constants else values
+        scaled = torch.where(self._constant, constant, (values - self._mean) / self._divisor)
         if self._clip:
             scaled = scaled.clamp(-1.0, 1.0)
         return torch.where(self._binary, (values > 0.5).to(values.dtype), scaled)

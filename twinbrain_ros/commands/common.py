@@ -21,6 +21,20 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="where the brains run, as torch names it: cpu, cuda, cuda:1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="type of the weights (default: float32 on a CPU, bfloat16 on a GPU)",
+    )
+
+
 def write_json(path: Path | None, values: dict[str, Any]) -> None:
     """Write `values` to `path`, making its directory; nothing if `path` is None.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twinbrain_ros.commands.common import (
     OK,
     CommandError,
+    add_device,
     add_json,
     checkpoint_directory,
     seed_int,
@@ -43,14 +44,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--image", type=Path, required=True, action="append", metavar="FILE",
-        help="PNG or JPEG image; once per camera, in the checkpoint's camera order; any size [pixels]",
+        help="PNG or JPEG image; once per camera, in the checkpoint's camera order; any size [pixels]. An "
+        "imported checkpoint takes any number of them",
     )  # fmt: skip
     parser.add_argument(
         "--instruction", required=True, metavar="TEXT", help="what the arm shall do, in words"
     )
     parser.add_argument(
         "--state", type=Path, metavar="FILE",
-        help="JSON file with the proprioceptive state (default: the checkpoint's mean state)",
+        help="JSON file with the proprioceptive state (default: none where the policy goes without, else the "
+        "checkpoint's mean state)",
     )  # fmt: skip
     noise = parser.add_mutually_exclusive_group()
     noise.add_argument(
@@ -65,7 +68,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--normalized",
         action="store_true",
-        help="write actions in the model's standardised units instead of robot units",
+        help="state in and actions out in the model's own normalised units instead of robot units",
     )
     parser.add_argument(
         "--out",
@@ -74,31 +77,30 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="FILE",
         help="NumPy file to write: float64 [horizon, actions]",
     )
+    add_device(parser)
     add_json(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     directory = checkpoint_directory(args.checkpoint)
-    import numpy as np
-
+    from twinbrain_ros.brain.config import TwinBrainConfig
     from twinbrain_ros.brain.policy import TwinBrainPolicy
 
-    policy = TwinBrainPolicy.from_pretrained(directory)
-    config = policy.config
+    config = TwinBrainConfig.load(directory)
+    views = len(args.image) if config.any_views else None
+    if views is not None:
+        config = config.with_views(views)
     images = load_images(args.image, [camera.name for camera in config.cameras])
-    state = load_state(args.state, config)
+    state = load_state(args.state, config, args.normalized)
     noise = load_array(args.noise, "--noise") if args.noise else None
+    policy = TwinBrainPolicy.from_pretrained(directory, args.device, args.dtype, views)
     started = time.perf_counter()
-    actions = policy.act(images, args.instruction, state, noise, args.seed)
+    actions = policy.act(images, args.instruction, state, noise, args.seed, normalized=args.normalized)
     inference_ms = (time.perf_counter() - started) * 1e3
-    if args.normalized:
-        statistics = config.action_statistics
-        assert statistics is not None  # a policy without them does not load
-        actions = (actions - np.asarray(statistics.mean)) / np.asarray(statistics.std)
     save_array(args.out, actions)
 
-    units = "standardised units" if args.normalized else "metres, radians, gripper 0..1"
+    units = "normalised units" if args.normalized else "metres, radians, gripper 0..1"
     print(
         f"{args.out}: {actions.shape[0]} steps of {config.action.period_s:g} s x {actions.shape[1]} ({units})"
     )
@@ -113,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
             "period_s": config.action.period_s,
             "normalized": args.normalized,
             "instruction": args.instruction,
-            "state": state.tolist(),
+            "state": None if state is None else state.tolist(),
             "seed": None if args.noise else args.seed,
             "inference_ms": inference_ms,
         },
@@ -144,8 +146,9 @@ def load_images(paths: list[Path], cameras: list[str]) -> dict[str, np.ndarray]:
     return images
 
 
-def load_state(path: Path | None, config: TwinBrainConfig) -> np.ndarray:
-    """The state in the checkpoint's order, from a JSON list or object; the mean state of None.
+def load_state(path: Path | None, config: TwinBrainConfig, normalized: bool) -> np.ndarray | None:
+    """The state in the checkpoint's order, from a JSON list or object; without a file, the mean state where
+    the policy needs one.
 
     Raises:
         CommandError: the file cannot be read, or its names or their number are wrong.
@@ -154,8 +157,13 @@ def load_state(path: Path | None, config: TwinBrainConfig) -> np.ndarray:
 
     names = list(config.state_names)
     if path is None:
-        assert config.state_statistics is not None  # a policy without them does not load
+        if config.conditioning == "action_queries":
+            return None
+        if normalized or config.state_statistics is None:
+            return np.zeros(len(names))
         return np.asarray(config.state_statistics.mean)
+    if not names:
+        raise CommandError(f"--state {path}: this checkpoint takes no state")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,0 +1,112 @@
+"""`twinbrain init`: a fresh twin from a pretrained VLM."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from twinbrain_ros.commands.common import OK, add_json, positive_int, seed_int, write_json
+from twinbrain_ros.commands.info import describe_config, rows
+from twinbrain_ros.evaluation.results import format_rows
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "init",
+        help="build a twin from a pretrained VLM",
+        description="Build a twin from a pretrained Qwen3-VL or Qwen2.5-VL: left and right brain from the "
+        "same weights, state encoder and action expert fresh. It acts only after it is trained.",
+    )
+    parser.add_argument(
+        "--vlm", required=True, metavar="PATH_OR_HUB_ID", help="folder of the VLM, or its id on the hub"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory of the checkpoint to write"
+    )
+    parser.add_argument(
+        "--robot",
+        default="wx250s",
+        metavar="NAME",
+        help="name of a shipped robot file, or a path to one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--camera",
+        action="append",
+        metavar="NAME",
+        help="a camera of the robot; once per view, in order (default: all)",
+    )
+    parser.add_argument(
+        "--conditioning",
+        choices=("hidden_states", "action_queries"),
+        default="hidden_states",
+        help="what the expert attends to: all states of the right brain, as the paper says, or those of "
+        "query tokens, as the published code does (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queries", type=positive_int, default=8, metavar="K", help="query tokens (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--expert",
+        choices=("dit_b", "dit_l", "small"),
+        default="dit_b",
+        help="size of the action expert; dit_b and dit_l are those of the paper, small is the demo's "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--interaction-interval",
+        type=seed_int,
+        default=0,
+        metavar="K",
+        help="layers between two joint ones (default: %(default)s, every layer is joint)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=seed_int,
+        default=0,
+        metavar="N",
+        help="seed of the fresh weights (default: %(default)s)",
+    )
+    add_json(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from twinbrain_ros.brain.config import ActionConfig, CheckpointError
+    from twinbrain_ros.brain.initial import initialize, with_vocabulary
+    from twinbrain_ros.brain.presets import EXPERTS, twin_config
+    from twinbrain_ros.brain.pretrained import load_base
+    from twinbrain_ros.resources import robot_file_path
+    from twinbrain_ros.robot.robot_file import load_robot
+
+    robot = load_robot(robot_file_path(args.robot))
+    known = [camera.name for camera in robot.cameras]
+    unknown = [name for name in args.camera or () if name not in known]
+    if unknown:
+        raise CheckpointError(f"--camera: found {unknown}, robot {robot.name!r} has {known}")
+    base = load_base(args.vlm)
+    action = robot.action
+    config = twin_config(
+        base.vlm,
+        robot.name,
+        tuple(args.camera or known),
+        robot.observation.state_names,
+        ActionConfig(action.space, action.composition, action.names, action.horizon, action.period_s),
+        args.conditioning,
+        expert=EXPERTS[args.expert],
+        queries=args.queries,
+    )
+    config = dataclasses.replace(
+        with_vocabulary(config, base),
+        interaction_interval=args.interaction_interval,
+        left_system=base.system,
+        right_system=base.system,
+        image_mean=base.images.mean,
+        image_std=base.images.std,
+    )
+    initialize(args.vlm, base, config, args.out, args.seed)
+    facts = {"checkpoint": str(args.out), **describe_config(config)}
+    print(format_rows(rows(facts)))
+    write_json(args.json, facts)
+    return OK
