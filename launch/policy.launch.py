@@ -28,6 +28,16 @@ ARGUMENTS = (
         "device", default_value="cpu", description="Where the policy runs: cpu, cuda, cuda:1, ..."
     ),
     DeclareLaunchArgument(
+        "dtype",
+        default_value="",
+        description="Type of the weights: float32, bfloat16; empty: bfloat16 on a GPU, else float32.",
+    ),
+    DeclareLaunchArgument(
+        "left_period_s",
+        default_value="0.0",
+        description="How old [s] what the left brain remembers may be; 0 runs it for every chunk.",
+    ),
+    DeclareLaunchArgument(
         "namespace", default_value="", description="Namespace of all topics, one for each arm."
     ),
     DeclareLaunchArgument(
@@ -74,6 +84,15 @@ def generate_launch_description() -> LaunchDescription:
             # Fast DDS loses large best-effort images silently with its default transports.
             SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA"),
             node("controller_node", robot=str, autostart=bool, execution_steps=int),
-            node("policy_node", robot=str, autostart=bool, execution_steps=int, checkpoint=str, device=str),
+            node(
+                "policy_node",
+                robot=str,
+                autostart=bool,
+                execution_steps=int,
+                checkpoint=str,
+                device=str,
+                dtype=str,
+                left_period_s=float,
+            ),
         ]
     )

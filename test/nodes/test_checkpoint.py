@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from published_run import DATA, imported, run_copy
 from rclpy.lifecycle import TransitionCallbackReturn
 from safetensors.torch import load_file, save_file
 from std_msgs.msg import String
@@ -21,6 +24,7 @@ from twinbrain_ros.robot.robot_file import RobotFile
 ERROR, WARN, OK = 2, 1, 0
 NAME = "policy_node"
 WEIGHTS = "model.safetensors"
+STATISTICS = json.loads((DATA / "run" / "dataset_statistics.json").read_text())["oxe_bridge"]["action"]
 
 
 def refused(bench: Any, words: list[str], **parameters: Any) -> None:
@@ -51,6 +55,24 @@ def test_it_turns_pixels_and_words_into_chunks(bench: Any, robot: RobotFile) -> 
     assert [message.sequence for message in chunks[:2]] == [1, 2]
     words.publish(String(data="pick up the zyxwv block"))
     bench.until(lambda: bench.says(NAME, ERROR, "zyxwv"))
+
+
+def test_an_imported_run_turns_the_robots_own_view_into_chunks(
+    bench: Any, robot: RobotFile, tmp_path: Path
+) -> None:
+    imported(run_copy(tmp_path), tmp_path / "imported")
+    node = bench.add(PolicyNode, autostart=True, checkpoint=str(tmp_path / "imported"))
+    assert node.autostart()
+    assert bench.add(SimNode, autostart=True).autostart()
+    chunks = bench.record(ActionChunkMessage, robot.topics.action_chunk, qos.STATUS)
+    words = bench.publisher(String, robot.topics.instruction, qos.LATCHED)
+    words.publish(String(data="close the drawer"))
+    bench.until(lambda: len(chunks) >= 1)
+    chunk = convert.chunk_from_message(chunks[0], robot)
+    chunk.validate(robot)
+    low, high = (np.array(STATISTICS[key]) for key in ("q01", "q99"))
+    assert (chunk.data[:, :6] >= low[:6] - 1e-6).all() and (chunk.data[:, :6] <= high[:6] + 1e-6).all()
+    assert set(chunk.data[:, 6]) <= {0.0, 1.0}, "in the robot's units, the gripper decided"
 
 
 def test_a_robot_it_was_not_made_for_is_refused(bench: Any, robot: RobotFile, tmp_path: Path) -> None:

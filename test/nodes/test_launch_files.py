@@ -40,7 +40,8 @@ def described(name: str) -> tuple[Any, dict[str, Any]]:
 @pytest.mark.parametrize("name", FILES)
 def test_every_argument_is_described(name: str) -> None:
     _, arguments = described(name)
-    expected = {"robot", "checkpoint", "device", "namespace", "autostart", "execution_steps", "log_level"}
+    expected = {"robot", "checkpoint", "device", "dtype", "left_period_s", "namespace", "autostart"}
+    expected |= {"execution_steps", "log_level"}
     assert expected <= set(arguments)
     assert all(len(argument.description) > 10 for argument in arguments.values())
     assert arguments["autostart"].choices == ["true", "false"]

@@ -127,7 +127,7 @@ def test_a_chunk_survives_the_way_there_and_back_with_joints_in_any_order(robot:
     action = robot.action
     chunk = ActionChunk(
         7, 11, 12, action.period_s, "pick up the red block", robot.name, action.space, action.composition,
-        action.names, np.arange(56.0).reshape(8, 7), np.arange(6.0), 2**63 + 5, 0.25,
+        action.names, np.arange(56.0).reshape(8, 7), np.arange(6.0), 2**63 + 5, 0.25, 0.5,
     )  # fmt: skip
     message = convert.chunk_message(chunk, robot, 99)
     message.observation_joint_names = list(reversed(robot.arm_joints))
@@ -135,8 +135,9 @@ def test_a_chunk_survives_the_way_there_and_back_with_joints_in_any_order(robot:
     back = convert.chunk_from_message(message, robot)
     np.testing.assert_array_equal(back.data, chunk.data)
     np.testing.assert_array_equal(back.observation_positions, chunk.observation_positions)
-    for field in ("sequence", "observation_ns", "due_ns", "names", "noise_seed", "inference_time_s"):
+    for field in ("sequence", "observation_ns", "due_ns", "names", "noise_seed"):
         assert getattr(back, field) == getattr(chunk, field)
+    assert (back.inference_time_s, back.left_age_s) == (0.25, 0.5)
     assert message.header.frame_id == robot.base_frame
 
 

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import array
 import math
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import rclpy
+from policy_rig import Rig, StandIn, understood
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
-from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import String
-from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 
 from twinbrain_ros.brain.sampling import noise_for
-from twinbrain_ros.nodes import convert, qos
+from twinbrain_ros.nodes import convert
 from twinbrain_ros.nodes.policy_node import PolicyNode
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
@@ -32,123 +28,9 @@ ERROR, WARN, OK = 2, 1, 0
 NAME = "policy_node"
 
 
-class StandIn:
-    """Answers with its noise, so that a test sees which noise it was given."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[dict[str, np.ndarray], str, np.ndarray]] = []
-        self.fails = ""
-        self.go = threading.Event()
-        self.go.set()
-
-    def check_robot(self, robot: RobotFile) -> None:
-        if robot.name != "wx250s":
-            raise ValueError(f"robot: checkpoint 'wx250s', robot file {robot.name!r}")
-
-    def warm_up(self) -> None:
-        pass
-
-    def prompts(self, instruction: str) -> object:
-        if "sing" in instruction.split():
-            raise ValueError("instruction: the words ['sing'] are not in this checkpoint's vocabulary")
-        return None
-
-    def act(self, images: Any, instruction: str, state: Any, noise: Any = None, seed: int = 0) -> np.ndarray:
-        self.seen.append((dict(images), instruction, state))
-        assert self.go.wait(10.0)
-        if self.fails:
-            raise ValueError(self.fails)
-        return np.asarray(noise, dtype=np.float64)
-
-
-class Rig:
-    """A policy node whose cameras, joints and words the test plays."""
-
-    def __init__(self, bench: Any, robot: RobotFile) -> None:
-        self.bench, self.robot, self.policy = bench, robot, StandIn()
-        self.node = bench.add(
-            lambda **arguments: PolicyNode(lambda *_: self.policy, **arguments), autostart=True, seed=3
-        )
-        assert self.node.autostart()
-        self.cameras = {c.name: bench.publisher(Image, c.topic) for c in robot.cameras}
-        self.joints = bench.publisher(JointState, robot.topics.joint_states)
-        self.words = bench.publisher(String, robot.topics.instruction, qos.LATCHED)
-        self.chunks = bench.record(ActionChunkMessage, robot.topics.action_chunk, qos.STATUS)
-        self.stamps: list[int] = []  # of the observations sent
-
-    def now_ns(self) -> int:
-        return int(self.bench.node.get_clock().now().nanoseconds)
-
-    def image(self, camera: str, stamp_ns: int, **changes: Any) -> Image:
-        spec = self.robot.camera(camera)
-        pixels = np.full((spec.height, spec.width, 3), 7, np.uint8)
-        message = convert.image_message(pixels, spec, stamp_ns)
-        for field, value in changes.items():
-            setattr(message, field, value)
-        return message
-
-    def joint_state(self, stamp_ns: int, **changes: Any) -> JointState:
-        robot = self.robot
-        message = JointState(
-            name=[*robot.arm_joints, robot.gripper.joint],
-            position=[*robot.home.tolist(), robot.gripper.open_m],
-        )
-        message.header.stamp = convert.to_time(stamp_ns)
-        for field, value in changes.items():
-            setattr(message, field, value)
-        return message
-
-    def observe(self, **changes: dict[str, Any]) -> int:
-        """Sends a complete observation, `changes` by stream, and waits until it is there; gives its stamp."""
-        stamp = self.now_ns()
-        self.joints.publish(self.joint_state(stamp, **changes.get("joint_states", {})))
-        for name, publisher in self.cameras.items():
-            publisher.publish(self.image(name, stamp, **changes.get(name, {})))
-        self.stamps.append(stamp)
-        counters = self.node.health.summary("").values
-        self.bench.until(
-            lambda: all(
-                self.node.health.summary("").values[f"frames_received/{name}"] == str(len(self.stamps))
-                for name in self.cameras
-            ),
-            f"of {len(self.stamps)} frames only these arrived: {counters}",
-        )
-        return stamp
-
-    def observe_until(self, condition: Callable[[], Any], what: str = "", **changes: dict[str, Any]) -> None:
-        """As many observations as it takes: joint states and images may overtake each other on the way."""
-
-        def tried() -> Any:
-            result = condition()
-            if not result:
-                self.observe(**changes)
-            return result
-
-        self.bench.until(tried, what)
-
-    def chunk(self, count: int) -> ActionChunkMessage:
-        """The chunk number `count`."""
-        self.observe_until(lambda: len(self.chunks) >= count, f"chunk {count} never came")
-        return self.chunks[count - 1]
-
-    def no_chunk(self) -> None:
-        """Observations that would be answered are not."""
-        before = len(self.chunks)
-        for _ in range(3):
-            self.observe()
-        assert not self.node._worker.busy and len(self.chunks) == before
-
-    def say(self, text: str) -> None:
-        self.words.publish(String(data=text))
-
-
 @pytest.fixture
 def rig(bench: Any, robot: RobotFile) -> Rig:
     return Rig(bench, robot)
-
-
-def understood(rig: Rig, text: str) -> bool:
-    return rig.node._instruction == text
 
 
 # What it does ---------------------------------------------------------------------------------------

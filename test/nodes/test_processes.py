@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from stand_in import StandInPolicy
 
 from twinbrain_ros.nodes.policy_node import PolicyNode
 
@@ -71,19 +72,10 @@ def test_a_parameter_out_of_range_ends_the_process_with_a_sentence(start_process
     assert "velocity_margin" in output and "Traceback" not in output
 
 
-class Still:
+class Still(StandInPolicy):
     """A policy that leaves the arm where it is."""
 
-    def check_robot(self, robot: Any) -> None:
-        pass
-
-    def warm_up(self) -> None:
-        pass
-
-    def prompts(self, instruction: str) -> object:
-        return None
-
-    def act(self, images: Any, instruction: str, state: Any, noise: Any = None, seed: int = 0) -> Any:
+    def act(self, images: Any, instruction: str, state: Any, *, noise: Any, stamp_s: float) -> Any:
         return noise * 0.0
 
 

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import numpy as np
+from stand_in import StandInPolicy
 from twinbrain_ros.msg import SceneState as SceneStateMessage
 
 from twinbrain_ros.demo.scene import scene_from_message
@@ -21,7 +22,7 @@ from twinbrain_ros.sim.state import SceneState
 from twinbrain_ros.sim.tasks import parse_instruction
 
 
-class ExpertPolicy:
+class ExpertPolicy(StandInPolicy):
     """A policy that knows the scene."""
 
     def __init__(self) -> None:
@@ -31,13 +32,10 @@ class ExpertPolicy:
     def check_robot(self, robot: RobotFile) -> None:
         self._expert = Expert(robot)
 
-    def warm_up(self) -> None:
-        pass
-
     def prompts(self, instruction: str) -> object:
         return parse_instruction(instruction)
 
-    def act(self, images: Any, instruction: str, state: Any, noise: Any = None, seed: int = 0) -> np.ndarray:
+    def act(self, images: Any, instruction: str, state: Any, **rest: Any) -> np.ndarray:
         if self.scene is None or self._expert is None:
             raise ValueError("no scene_state has arrived yet")
         return self._expert.chunk(self.scene, parse_instruction(instruction))
@@ -46,7 +44,7 @@ class ExpertPolicy:
 class ExpertPolicyNode(PolicyNode):
     def __init__(self) -> None:
         self.expert = ExpertPolicy()
-        super().__init__(load=lambda checkpoint, device, threads: self.expert)
+        super().__init__(load=lambda *_: self.expert, generalist=lambda _: None)
 
     def setup(self, robot: RobotFile) -> None:
         super().setup(robot)

@@ -12,6 +12,7 @@ import pytest
 from twinbrain_ros.data.frames import (
     FrameBuilder,
     FrameError,
+    Look,
     NotReady,
     Observation,
     Problem,
@@ -99,6 +100,21 @@ def test_a_fast_camera_is_paired_with_the_slow_ones_newest_image(
     assert observation.stamp_ns == T0
     assert observation.images["front"][0, 0, 0] == 0
     assert observation.arm_positions[0] == 0.0
+
+
+def test_who_only_looks_waits_for_no_other_stream(frames: FrameBuilder, robot: RobotFile) -> None:
+    for i in range(3):
+        frames.add_image("front", T0 + 40 * i * MS, picture(robot, "front", i))
+    seen = frames.look(("front",), T0 + 90 * MS)
+    assert isinstance(seen, Look) and list(seen.images) == ["front"]
+    assert seen.stamp_ns == T0 + 80 * MS and seen.images["front"][0, 0, 0] == 2
+    missing = frames.look(("front", "wrist"), T0 + 90 * MS)
+    assert isinstance(missing, NotReady) and (missing.problem, missing.stream) == (Problem.MISSING, "wrist")
+    frames.add_image("wrist", T0 + 45 * MS, picture(robot, "wrist", 9))
+    both = frames.look(("front", "wrist"), T0 + 90 * MS)
+    assert isinstance(both, Look) and both.stamp_ns == T0 + 40 * MS and both.images["front"][0, 0, 0] == 1
+    old = frames.look(("front",), T0 + 2000 * MS)
+    assert isinstance(old, NotReady) and old.problem is Problem.AGE
 
 
 def test_joint_states_nearest_to_the_images_are_taken(frames: FrameBuilder, robot: RobotFile) -> None:

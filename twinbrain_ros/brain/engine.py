@@ -8,7 +8,7 @@ reads from the device, so that on CUDA they run as graphs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from twinbrain_ros.brain.prompt import PromptBatch
 from twinbrain_ros.brain.twin import Prepared, TwinBrain
 
 KEPT_PROMPTS = 16  # prepared prompts that are kept; each holds embeddings of a few hundred tokens
-KEPT_GRAPHS = 8
+KEPT_GRAPHS = 24
 LENGTH_BUCKET = 16  # on CUDA prompts are padded to multiples of this, so that most instructions share a graph
 
 Size = tuple[int, int]  # height and width, pixels
@@ -84,23 +84,33 @@ class TwinEngine:
             self._weights = found
             self._prepared.clear()
             self._calls.clear()
-            self._schedule = self.model.expert.schedule()
+            expert = self.model.expert
+            self._schedule = expert.schedule(ends=expert.ends())
 
     # -- the hot path
 
     @torch.inference_mode()
-    def remember(self, images: Mapping[str, Tensor], views: Sequence[View], prepared: Prepared) -> LeftMemory:
-        """The left brain's keys and values for raw camera images, uint8 [B, H, W, 3] each."""
-        seen = [v for v in views if v.name in self.model.config.left_cameras]
+    def see(self, images: Mapping[str, Tensor], views: Sequence[View]) -> dict[str, Tensor]:
+        """Raw camera images, uint8 [B, H, W, 3] each, at the size in which both brains see them."""
+
+        def fit(*raw: Tensor) -> list[Tensor]:
+            return [scale(image, view) for image, view in zip(raw, views, strict=True)]
+
+        pixels = self._call("see", tuple(views), fit, [images[v.name] for v in views])
+        return {v.name: t for v, t in zip(views, pixels, strict=True)}
+
+    @torch.inference_mode()
+    def remember(self, pixels: Mapping[str, Tensor], prepared: Prepared) -> LeftMemory:
+        """The left brain's keys and values for images as of `see`."""
+        names = self.model.config.left_cameras
 
         def left(*tensors: Tensor) -> list[Tensor]:
-            pixels = {v.name: scale(t, v) for v, t in zip(seen, tensors, strict=False)}
-            side = _rebuilt(prepared.left, tensors[len(seen) :])
-            memory = self.model.remember_left(pixels, side)
+            side = _rebuilt(prepared.left, tensors[len(names) :])
+            memory = self.model.remember_left(dict(zip(names, tensors, strict=False)), side)
             return [t for i in sorted(memory.pairs) for t in memory.pairs[i]]
 
-        inputs = [images[v.name] for v in seen] + _tensors(prepared.left)
-        flat = self._call("left", tuple(seen), left, inputs)
+        inputs = [pixels[n] for n in names] + _tensors(prepared.left)
+        flat = self._call("left", names, left, inputs, lent=range(len(names)))
         memory = LeftMemory()
         memory.pairs = {i: (flat[2 * i], flat[2 * i + 1]) for i in range(len(flat) // 2)}
         return memory
@@ -108,42 +118,46 @@ class TwinEngine:
     @torch.inference_mode()
     def chunk(
         self,
-        images: Mapping[str, Tensor],
-        views: Sequence[View],
+        pixels: Mapping[str, Tensor],
         prepared: Prepared,
         memory: LeftMemory,
         state: Tensor | None,
         noise: Tensor,
     ) -> Tensor:
-        """Actions [B, T, A] in model units from raw images, state [B, S] in model units and noise."""
-        side, count = prepared.right, len(views)
-        own, joint = len(_tensors(side)), sorted(memory.pairs)
+        """Actions [B, T, A] in model units from images as of `see`, state [B, S] in model units and noise."""
+        side, names = prepared.right, tuple(c.name for c in self.model.config.cameras)
+        count, own, joint = len(names), len(_tensors(prepared.right)), sorted(memory.pairs)
 
         def right(noise: Tensor, *tensors: Tensor) -> list[Tensor]:
-            pixels = {v.name: scale(t, v) for v, t in zip(views, tensors, strict=False)}
             words = replace(prepared, right=_rebuilt(side, tensors[count : count + own]))
             rest = list(tensors[count + own :])
             past = LeftMemory()
             past.pairs = {i: (rest[2 * n], rest[2 * n + 1]) for n, i in enumerate(joint)}
             given = rest[-1] if state is not None else None
-            context = self.model.context(pixels, given, words, past)
+            context = self.model.context(dict(zip(names, tensors, strict=False)), given, words, past)
             return [self.model.expert.integrate(context, noise, schedule=self._schedule)]
 
-        inputs = [noise, *(images[v.name] for v in views), *_tensors(side)]
+        inputs = [noise, *(pixels[n] for n in names), *_tensors(side)]
         inputs += [t for i in joint for t in memory.pairs[i]]
+        lent = (*range(1, 1 + count), *range(1 + count + own, len(inputs)))
         if state is not None:
             inputs.append(state)
-        return self._call("right", (tuple(views), state is None), right, inputs)[0]
+        return self._call("right", (names, state is None), right, inputs, lent)[0]
 
     def _call(
-        self, name: str, key: Any, function: Callable[..., Sequence[Tensor]], inputs: list[Tensor]
+        self,
+        name: str,
+        key: Any,
+        function: Callable[..., Sequence[Tensor]],
+        inputs: list[Tensor],
+        lent: Collection[int] = (),
     ) -> Sequence[Tensor]:
         """Runs a function of tensors, on CUDA as a graph that is recorded once per set of shapes."""
         if not self.graphs:
             return function(*inputs)
         key = (name, key, tuple((t.shape, t.dtype) for t in inputs))
         if key not in self._calls:
-            self._calls[key] = CapturedCall(function, inputs)
+            self._calls[key] = CapturedCall(function, inputs, lent)
             if len(self._calls) > KEPT_GRAPHS:
                 self._calls.popitem(last=False)
         self._calls.move_to_end(key)

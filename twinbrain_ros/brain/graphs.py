@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -14,11 +14,17 @@ class CapturedCall:
     """`function` recorded once on copies of its inputs, replayed on whatever is copied into them.
 
     What it returns is overwritten by the next call. The function must be free of host reads and of shapes
-    that depend on values, and its inputs must keep their shapes and types.
+    that depend on values, and its inputs must keep their shapes and types. Inputs at the indices `lent` are
+    outputs of another recorded call: they stay where they are and are read there, without a copy.
     """
 
-    def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> None:
-        self._inputs = [t.clone() for t in inputs]
+    def __init__(
+        self,
+        function: Callable[..., Sequence[Tensor]],
+        inputs: Sequence[Tensor],
+        lent: Collection[int] = (),
+    ) -> None:
+        self._inputs = [t if i in lent else t.clone() for i, t in enumerate(inputs)]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -26,7 +32,8 @@ class CapturedCall:
                 function(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # Another thread may answer a question meanwhile, and allocate: not this recording's error.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self._outputs = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from twinbrain_ros.brain import checkpoint
 from twinbrain_ros.brain.asymot import LeftMemory
 from twinbrain_ros.brain.config import (
+    PAD_STATE,
     QUERIES,
     QUERY_TOKEN,
     CameraInput,
@@ -25,12 +26,12 @@ from twinbrain_ros.brain.config import (
 from twinbrain_ros.brain.engine import Size, TwinEngine, View
 from twinbrain_ros.brain.preprocess import fitting_size
 from twinbrain_ros.brain.prompt import (
-    InstructionError,
     Prompt,
     PromptBatch,
     PromptBuilder,
     check_instruction,
     collate,
+    role_tokens,
 )
 from twinbrain_ros.brain.sampling import noise_for
 from twinbrain_ros.brain.twin import TwinBrain
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from twinbrain_ros.robot.robot_file import RobotFile
 
 KEPT_PROMPTS = 64
-PAD_STATE = "pad"  # a dimension of the model's state that no robot has; always 0 (BridgeData)
+WARM_UP_WORDS = 32  # on CUDA, graphs are recorded for instructions of up to so many words
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -64,11 +65,15 @@ class TwinBrainPolicy:
         self._left: tuple[Any, float, LeftMemory] | None = None
         self._action_units = _units(config.action_statistics, self.device)
         self._state_units = _units(config.state_statistics, self.device)
-        added = tokenizer.added_tokens_decoder.values()
-        self._roles = sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
+        self._roles = role_tokens(tokenizer)
         self._grids = lru_cache(maxsize=KEPT_PROMPTS)(self._builders)
         # An instruction stands for many chunks: tokenise it once.
         self._prompts = lru_cache(maxsize=KEPT_PROMPTS)(self._build_prompts)
+
+    @property
+    def sends_state(self) -> bool:
+        """Whether a robot's state is to be given to `act`."""
+        return self.config.send_state
 
     # -- views
 
@@ -114,15 +119,7 @@ class TwinBrainPolicy:
 
     def _build_prompts(self, text: str, sizes: tuple[Size, ...]) -> tuple[Prompt, Prompt]:
         left, right = self._grids(sizes)
-        roles = [t for t in self._roles if t in text]
-        if roles:
-            raise InstructionError(f"instruction: the role tokens {roles} are not for instructions")
-        unknown = left.unknown_words(text)
-        if unknown:
-            raise InstructionError(
-                f"instruction: the words {unknown[:5]} are not in this checkpoint's vocabulary; "
-                f"found {text[:80]!r}"
-            )
+        left.check_words(text, self._roles)
         return left.build(self._text(self.config.left_prompt, text)), right.build(
             self._text(self.config.right_prompt, text)
         )
@@ -163,7 +160,7 @@ class TwinBrainPolicy:
             ("action names", list(own.action.names), list(theirs.names)),
             ("action horizon", own.action.horizon, theirs.horizon),
             ("action period_s", own.action.period_s, theirs.period_s),
-            ("state names", list(self._robot_state_names()), list(robot.observation.state_names)),
+            ("state names", list(own.robot_state_names), list(robot.observation.state_names)),
         ]
         wrong = [f"{what}: checkpoint {a!r}, robot file {b!r}" for what, a, b in pairs if a != b]
         if own.action_statistics is None:
@@ -175,9 +172,6 @@ class TwinBrainPolicy:
             raise CheckpointMismatch(
                 f"checkpoint does not fit robot file {robot.name!r}: " + "; ".join(wrong)
             )
-
-    def _robot_state_names(self) -> tuple[str, ...]:
-        return tuple(n for n in self.config.state_names if n != PAD_STATE)
 
     def act(
         self,
@@ -216,7 +210,7 @@ class TwinBrainPolicy:
 
     def _state(self, state: np.ndarray | None) -> np.ndarray | None:
         """A robot's state [dims] as [1, S], with zeros where the model has a dimension more."""
-        names, config = self._robot_state_names(), self.config
+        names, config = self.config.robot_state_names, self.config
         if state is None:
             if config.conditioning == "action_queries":
                 return None
@@ -255,18 +249,22 @@ class TwinBrainPolicy:
         views = [self._view(c, *images[c.name].shape[1:3]) for c in self.config.cameras]
         key = (tuple(instructions), tuple(v.steps[-1] for v in views))
         prepared = self.engine.prepare(key, lambda: self._collated(*key))
-        pixels = {v.name: torch.from_numpy(images[v.name]).to(self.device) for v in views}
+        raw = {v.name: torch.from_numpy(images[v.name]).to(self.device) for v in views}
+        pixels = self.engine.see(raw, views)
         state = None
         if states is not None:
             state = torch.from_numpy(states.astype(np.float32)).to(self.device)
             if not normalized:
                 state = self._known(self._state_units, "state").to_model(state)
-        memory = self._remembered(key, stamp_s)
-        if memory is None:
-            memory = self.engine.remember(pixels, views, prepared)
-            self._left = None if stamp_s is None else (key, stamp_s, memory)
         start = torch.from_numpy(noise).to(self.device)
-        chunk = self.engine.chunk(pixels, views, prepared, memory, state, start)
+        try:
+            memory = self._remembered(key, stamp_s)
+            if memory is None:
+                memory = self.engine.remember(pixels, prepared)
+                self._left = None if stamp_s is None else (key, stamp_s, memory)
+            chunk = self.engine.chunk(pixels, prepared, memory, state, start)
+        except torch.OutOfMemoryError as error:
+            raise CheckpointError(f"{self.device}: out of memory while acting: {error}") from error
         if not normalized:
             chunk = self._known(self._action_units, "action").to_robot(chunk)
         return chunk.double().cpu().numpy()
@@ -290,10 +288,10 @@ class TwinBrainPolicy:
         return memory
 
     def warm_up(self, sizes: Mapping[str, Size] | None = None) -> None:
-        """A chunk on blank input, so that the first real one is not the slow one.
+        """Chunks on blank input, so that the first real one is not the slow one.
 
-        sizes: height and width [pixels] of the cameras' own images, by name; on CUDA a graph is recorded for
-        these.
+        sizes: height and width [pixels] of the cameras' own images, by name; on CUDA graphs are recorded for
+        these and for instructions of the usual lengths.
         """
         sizes = sizes or {}
         factor = self.model.layout.factor
@@ -305,16 +303,24 @@ class TwinBrainPolicy:
         state = np.zeros((1, dims), np.float32) if dims and self.config.send_state else None
         noise = np.zeros((1, self.model.expert.horizon, self.model.expert.dims), np.float32)
         views = [self._view(c, *images[c.name].shape[1:3]) for c in self.config.cameras]
-        left, right = self._grids(tuple(v.steps[-1] for v in views))
-        config = self.config
-        blank = [
-            left.build(self._text(config.left_prompt, "")),
-            right.build(self._text(config.right_prompt, "")),
-        ]
-        # Put in where `act_batch` looks: an empty instruction is none that a person can give.
-        key = (("",), tuple(v.steps[-1] for v in views))
-        self.engine.prepare(key, lambda: (self.collate(blank[:1]), self.collate(blank[1:])))
-        self.act_batch(images, [""], state, noise, normalized=True)
+        last = tuple(v.steps[-1] for v in views)
+        stand_ins: dict[tuple[int, int], tuple[PromptBatch, PromptBatch]] = {}
+        for words in range(WARM_UP_WORDS + 1 if self.engine.graphs else 1):
+            left, right = self._stand_in(last, " ".join(["go"] * words))
+            stand_ins.setdefault((left.ids.shape[1], right.ids.shape[1]), (left, right))
+        for shape, prompts in stand_ins.items():
+            # Put in where `act_batch` looks; no person gives an instruction that begins with a line break.
+            name = f"\n{shape}"
+            self.engine.prepare(((name,), last), lambda p=prompts: p)  # type: ignore[misc]
+            self.act_batch(images, [name], state, noise, normalized=True)
+
+    def _stand_in(self, sizes: tuple[Size, ...], text: str) -> tuple[PromptBatch, PromptBatch]:
+        """Prompts of a text that need not be an instruction."""
+        left, right = self._grids(sizes)
+        return (
+            self.collate([left.build(self._text(self.config.left_prompt, text))]),
+            self.collate([right.build(self._text(self.config.right_prompt, text))]),
+        )
 
     # -- files
 

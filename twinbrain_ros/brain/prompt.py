@@ -55,18 +55,22 @@ class PromptBatch:
         return PromptBatch(**moved)
 
 
-def check_instruction(text: str) -> str:
-    """The instruction without outer blanks; refuses empty and overlong ones."""
+def check_instruction(text: str, field: str = "instruction", such_as: str = "pick up the red block") -> str:
+    """The instruction without outer blanks; refuses empty and overlong ones, calling them `field`."""
     stripped = text.strip()
     if not stripped:
-        raise InstructionError(
-            "instruction: found an empty text, expected words such as 'pick up the red block'"
-        )
+        raise InstructionError(f"{field}: found an empty text, expected words such as {such_as!r}")
     if len(stripped) > MAX_INSTRUCTION_CHARACTERS:
         raise InstructionError(
-            f"instruction: found {len(stripped)} characters, expected at most {MAX_INSTRUCTION_CHARACTERS}"
+            f"{field}: found {len(stripped)} characters, expected at most {MAX_INSTRUCTION_CHARACTERS}"
         )
     return stripped
+
+
+def role_tokens(tokenizer: Any) -> list[str]:
+    """The texts of a tokenizer's special tokens, which nobody may say in words of his own."""
+    added = tokenizer.added_tokens_decoder.values()
+    return sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
 
 
 def token_id(tokenizer: Any, token: str) -> int:
@@ -105,6 +109,18 @@ class PromptBuilder:
             return []
         return [w for w in text.split() if unk in self.tokenizer(w, add_special_tokens=False)["input_ids"]]
 
+    def check_words(self, text: str, roles: Sequence[str], field: str = "instruction") -> None:
+        """Refuses a text that holds role tokens or words that the tokenizer does not know."""
+        found = [t for t in roles if t in text]
+        if found:
+            raise InstructionError(f"{field}: the role tokens {found} are not for {field}s")
+        unknown = self.unknown_words(text)
+        if unknown:
+            raise InstructionError(
+                f"{field}: the words {unknown[:5]} are not in this checkpoint's vocabulary; "
+                f"found {text[:80]!r}"
+            )
+
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -120,31 +136,36 @@ class PromptBuilder:
             self._slots(ids, i) for i in (self.image_id, self.query_id, self.state_id)
         )
         state = int(state_at[0]) if len(state_at) else -1
-        return Prompt(ids, self._positions(ids), images_at, queries_at, state)
+        positions = token_positions(ids, self.image_id, self.grids)
+        return Prompt(ids, positions, images_at, queries_at, state)
 
     def _slots(self, ids: Tensor, token: int | None) -> Tensor:
         if token is None or token == self.tokenizer.unk_token_id:
             return torch.empty(0, dtype=torch.long)
         return (ids == token).nonzero()[:, 0]
 
-    def _positions(self, ids: Tensor) -> Tensor:
-        """Text advances all axes by one; an image of (rows, cols) advances by max(rows, cols)."""
-        columns: list[Tensor] = []
-        grids = iter(self.grids)
-        position, i = 0, 0
-        while i < len(ids):
-            if ids[i] == self.image_id:
-                rows, cols = next(grids)
-                y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-                grid = torch.stack([torch.zeros_like(y), y, x]).reshape(3, -1) + position
-                columns.append(grid)
-                position += max(rows, cols)
-                i += rows * cols
-            else:
-                columns.append(torch.full((3, 1), position))
-                position += 1
-                i += 1
-        return torch.cat(columns, dim=1)
+
+def token_positions(ids: Tensor, image_id: int, image_grids: Sequence[tuple[int, int]]) -> Tensor:
+    """Positions [3, L] (time, row, column) of tokens [L]; image_grids as of `PromptBuilder`.
+
+    Text advances all axes by one; an image of (rows, cols) advances by max(rows, cols).
+    """
+    columns: list[Tensor] = []
+    grids = iter(image_grids)
+    position, i = 0, 0
+    while i < len(ids):
+        if ids[i] == image_id:
+            rows, cols = next(grids)
+            y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+            grid = torch.stack([torch.zeros_like(y), y, x]).reshape(3, -1) + position
+            columns.append(grid)
+            position += max(rows, cols)
+            i += rows * cols
+        else:
+            columns.append(torch.full((3, 1), position))
+            position += 1
+            i += 1
+    return torch.cat(columns, dim=1)
 
 
 def collate(prompts: Sequence[Prompt], pad_id: int, multiple: int = 1) -> PromptBatch:
@@ -169,5 +190,6 @@ def collate(prompts: Sequence[Prompt], pad_id: int, multiple: int = 1) -> Prompt
         torch.stack([p.image_slots for p in prompts]),
         torch.stack([p.query_slots for p in prompts]),
         torch.tensor([p.state_slot for p in prompts]),
-        unpadded=bool(valid.all()),
+        # With buckets also a prompt that fills its own is treated as padded: they all share one shape.
+        unpadded=multiple == 1 and bool(valid.all()),
     )

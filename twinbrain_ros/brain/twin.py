@@ -110,7 +110,9 @@ class TwinBrain(nn.Module):
         """Both towers are of one architecture, so both share a plan."""
         key = (rows, columns, images, device)
         if key not in self._plans:
-            self._plans[key] = plan_vision(self.left.model.visual, rows, columns, images, device)
+            plan = plan_vision(self.left.model.visual, rows, columns, images, device)
+            # The first one stays: the generalist may come here from its thread, and graphs read from it.
+            self._plans.setdefault(key, plan)
         return self._plans[key]
 
     # -- words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from twinbrain_ros.robot.robot_file import RobotFile
 __all__ = [
     "FrameBuilder",
     "FrameError",
+    "Look",
     "NotReady",
     "Observation",
     "Problem",
@@ -71,6 +73,14 @@ class NotReady:
     problem: Problem
     stream: str
     message: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """Images alone: of each camera asked for [H, W, 3] uint8 RGB, and the oldest one's stamp."""
+
+    stamp_ns: int
+    images: dict[str, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -154,14 +164,11 @@ class FrameBuilder:
 
     def build(self, now_ns: int) -> Observation | NotReady:
         """The newest observation that is complete and whose parts belong together, or why there is none."""
-        for name, stream in self._images.items():
-            if not stream:
-                return NotReady(Problem.MISSING, name, f"no image of camera {name!r} has arrived yet")
+        chosen = self._choose(self._images)
+        if isinstance(chosen, NotReady):
+            return chosen
         if not self._joints:
             return NotReady(Problem.MISSING, "joint_states", "no joint states have arrived yet")
-        # All cameras have something from this moment on: the slowest one's newest image.
-        moment_ns = min(stream[-1].stamp_ns for stream in self._images.values())
-        chosen = {name: _nearest(stream, moment_ns) for name, stream in self._images.items()}
         stamp_ns = min(image.stamp_ns for image in chosen.values())
         joints = _nearest(self._joints, stamp_ns)
         problem = self._age(chosen, stamp_ns, now_ns) or self._skew(chosen, stamp_ns, joints)
@@ -176,6 +183,28 @@ class FrameBuilder:
             gripper_opening=opening,
             state=tool_state(position, rotation, opening),
         )
+
+    def look(self, cameras: Sequence[str], now_ns: int) -> Look | NotReady:
+        """The newest images of these cameras that are as near in time as they come, or why there are none.
+
+        For those who only look: neither other cameras nor joint states are waited for.
+        """
+        chosen = self._choose(cameras)
+        if isinstance(chosen, NotReady):
+            return chosen
+        stamp_ns = min(image.stamp_ns for image in chosen.values())
+        problem = self._age(chosen, stamp_ns, now_ns)
+        return problem or Look(stamp_ns, {name: image.pixels for name, image in chosen.items()})
+
+    def _choose(self, cameras: Iterable[str]) -> dict[str, _Image] | NotReady:
+        """One image of each camera, paired by stamp."""
+        streams = {name: self._images[name] for name in cameras}
+        for name, stream in streams.items():
+            if not stream:
+                return NotReady(Problem.MISSING, name, f"no image of camera {name!r} has arrived yet")
+        # All cameras have something from this moment on: the slowest one's newest image.
+        moment_ns = min(stream[-1].stamp_ns for stream in streams.values())
+        return {name: _nearest(stream, moment_ns) for name, stream in streams.items()}
 
     def _skew(self, chosen: dict[str, _Image], stamp_ns: int, joints: _Joints) -> NotReady | None:
         limit_s = self._robot.observation.max_skew_s

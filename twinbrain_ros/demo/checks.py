@@ -157,9 +157,9 @@ def check_messages() -> Check:
         from rclpy.type_support import check_for_type_support
 
         from twinbrain_ros.msg import ActionChunk, ChunkStatus, ControlMode, SceneState
-        from twinbrain_ros.srv import ResetScene, SetMode
+        from twinbrain_ros.srv import Ask, ResetScene, SetMode
 
-        kinds = (ActionChunk, ChunkStatus, ControlMode, SceneState, ResetScene, SetMode)
+        kinds = (ActionChunk, ChunkStatus, ControlMode, SceneState, Ask, ResetScene, SetMode)
         for kind in kinds:
             check_for_type_support(kind)
     except Exception as error:

@@ -93,7 +93,7 @@ class TwinBrainNode(LifecycleNode):
         subscription = self.create_subscription(kind, topic, self._guarded(callback), profile)
         self._made.append((self.destroy_subscription, subscription))
 
-    def serve(self, kind: type, name: str, callback: Callable[[Any, Any], Any]) -> None:
+    def serve(self, kind: type, name: str, callback: Callable[[Any, Any], Any]) -> Any:
         """A service that lasts until cleanup; its response type has `success` and `message`."""
 
         def answer(request: Any, response: Any) -> Any:
@@ -102,7 +102,9 @@ class TwinBrainNode(LifecycleNode):
                 response.message = "internal error, see /diagnostics"
             return response
 
-        self._made.append((self.destroy_service, self.create_service(kind, name, answer)))
+        service: Any = self.create_service(kind, name, answer)
+        self._made.append((self.destroy_service, service))
+        return service
 
     def every(self, period_s: float, callback: Callable[[], None]) -> None:
         """A timer that lasts until deactivation."""

@@ -93,6 +93,7 @@ def chunk_message(chunk: ActionChunk, robot: RobotFile, now_ns: int) -> ActionCh
         observation_joint_positions=chunk.observation_positions.tolist(),
         noise_seed=chunk.noise_seed,
         inference_time_s=chunk.inference_time_s,
+        left_age_s=chunk.left_age_s,
     )
     message.header.stamp = to_time(now_ns)
     message.header.frame_id = robot.base_frame
@@ -133,6 +134,7 @@ def chunk_from_message(message: ActionChunkMessage, robot: RobotFile) -> ActionC
         observation_positions=positions[[joints.index(name) for name in robot.arm_joints]],
         noise_seed=int(message.noise_seed),
         inference_time_s=float(message.inference_time_s),
+        left_age_s=float(message.left_age_s),
     )
 
 

@@ -1,10 +1,12 @@
 """Turns observations and words into action chunks.
 
-In:  the robot file's cameras, joint_states, instruction.
+In:  the robot file's cameras, joint_states, instruction; service ask.
 Out: action_chunk.
 
 The policy runs on an observation the moment its last part arrives, once per `execution_steps` periods, so
-that what it sees is as fresh as it can be. A changed instruction does not wait for the period.
+that what it sees is as fresh as it can be. A changed instruction does not wait for the period. Questions
+about the newest images are answered meanwhile, by the same weights' left brain, also while the node is
+inactive.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from twinbrain_ros.control.plan import to_ns
 from twinbrain_ros.data.frames import (
     FrameBuilder,
     FrameError,
+    Look,
     NotReady,
     Observation,
     Problem,
@@ -30,6 +33,7 @@ from twinbrain_ros.data.frames import (
 )
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.nodes import convert, qos
+from twinbrain_ros.nodes.asking import Asking, Generalist
 from twinbrain_ros.nodes.base import TwinBrainNode
 from twinbrain_ros.nodes.health import Level
 from twinbrain_ros.nodes.parameters import Declared
@@ -39,19 +43,22 @@ from twinbrain_ros.resources import demo_checkpoint
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
+from twinbrain_ros.srv import Ask
 
 INFERENCE = "inference_ms"
+LEFT_AGE = "left_age_ms"
 MAX_INSTRUCTION_CHARACTERS = 2000
 SHOWN_CHARACTERS = 60  # of a refused instruction, in messages
 
-LoadPolicy = Callable[[str, str, int], Policy]
+LoadPolicy = Callable[[str, str, int, str], Policy]
+MakeGeneralist = Callable[[Policy], Generalist | None]
 
 
-def load_policy(checkpoint: str, device: str, threads: int) -> Policy:
+def load_policy(checkpoint: str, device: str, threads: int, dtype: str) -> Policy:
     """Loads a TwinBrain checkpoint ("" is the demo's). Imports torch, and therefore only here.
 
     Raises:
-        ValueError: the checkpoint or the device cannot be used.
+        ValueError: the checkpoint, the device or the dtype cannot be used.
     """
     import torch
 
@@ -62,15 +69,28 @@ def load_policy(checkpoint: str, device: str, threads: int) -> Policy:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device is {device!r}, expected one that torch can use: {error}") from error
-    return TwinBrainPolicy.from_pretrained(checkpoint or demo_checkpoint(), device=device)
+    return TwinBrainPolicy.from_pretrained(
+        checkpoint or demo_checkpoint(), device=device, dtype=dtype or None
+    )
+
+
+def generalist_of(policy: Policy) -> Generalist | None:
+    """The left brain of a TwinBrain policy, to be asked; None for any other policy."""
+    from twinbrain_ros.brain.generalist import Generalist
+    from twinbrain_ros.brain.policy import TwinBrainPolicy
+
+    return Generalist(policy) if isinstance(policy, TwinBrainPolicy) else None
 
 
 class PolicyNode(TwinBrainNode):
-    """Runs a policy on what arrives. `load` may be replaced, as by tests of bad messages."""
+    """Runs a policy on what arrives. Both arguments may be replaced, as by tests of bad messages."""
 
     parameters: ClassVar[tuple[Declared, ...]] = (
         Declared("checkpoint", "", "Directory of a TwinBrain checkpoint; empty takes the demo's."),
         Declared("device", "cpu", "Where the policy runs, as torch names it: cpu, cuda, cuda:1."),
+        Declared(
+            "dtype", "", "Type of the weights: float32, bfloat16; empty: bfloat16 on a GPU, else float32."
+        ),
         Declared("threads", 1, "Threads that torch may use on the CPU.", lower=1, upper=64),
         Declared(
             "execution_steps",
@@ -80,16 +100,32 @@ class PolicyNode(TwinBrainNode):
             lower=0,
             upper=1000,
         ),
+        Declared(
+            "left_period_s",
+            0.0,
+            "How old what the left brain remembers may be before it runs again; a new instruction does not "
+            "wait for it. 0 runs it for every chunk.",
+            unit="s",
+            lower=0.0,
+            upper=60.0,
+        ),
         Declared("seed", 0, "Seed of the noise that actions are integrated from.", lower=0, upper=2**31 - 1),
     )
 
-    def __init__(self, load: LoadPolicy = load_policy, **node_arguments: Any) -> None:
+    def __init__(
+        self,
+        load: LoadPolicy = load_policy,
+        generalist: MakeGeneralist = generalist_of,
+        **node_arguments: Any,
+    ) -> None:
         super().__init__("policy_node", **node_arguments)
-        self._load = load
+        self._load, self._make_generalist = load, generalist
         self._policy: Policy | None = None
         self._worker: PolicyWorker | None = None
         self._frames: FrameBuilder | None = None
+        self._asking: Asking | None = None
         self._answered = self.create_guard_condition(self._guarded(self._take_answers))
+        self._said = self.create_guard_condition(self._guarded(self._take_said))
         self._instruction = ""
         self._not_ready = ""  # why there was no observation when last looked
         self._sequence = 0
@@ -102,9 +138,11 @@ class PolicyNode(TwinBrainNode):
             raise ValueError(
                 f"execution_steps is {steps}, expected at most the horizon {robot.action.horizon}"
             )
-        policy = self._load(self.value("checkpoint"), self.value("device"), self.value("threads"))
+        wanted = [self.value(name) for name in ("checkpoint", "device", "threads", "dtype")]
+        policy = self._load(*wanted)
         policy.check_robot(robot)
-        policy.warm_up()
+        policy.left_period_s = float(self.value("left_period_s"))
+        policy.warm_up({camera.name: (camera.height, camera.width) for camera in robot.cameras})
         self._policy = policy
         # Frames come in a fixed rhythm: the one nearest to the wanted time is taken, not the one after it.
         half_a_frame_s = 0.5 / max(camera.rate_hz for camera in robot.cameras)
@@ -114,6 +152,8 @@ class PolicyNode(TwinBrainNode):
         self._forget()
         self._seeds = np.random.default_rng(int(self.value("seed")))
         self._chunk_out = self.advertise(ActionChunkMessage, robot.topics.action_chunk, qos.COMMAND)
+        self._asking = Asking(self._make_generalist(policy), self._look, self._said.trigger)
+        self._asking.hold_back(self.serve(Ask, "ask", self._asking.on_ask))
         self._listen(robot)
 
     def _listen(self, robot: RobotFile) -> None:
@@ -124,6 +164,7 @@ class PolicyNode(TwinBrainNode):
             self.subscribe(Image, camera.topic, on_image, qos.SENSOR_IN)
         self.health.count("chunks_published", 0)
         self.health.figure(INFERENCE)
+        self.health.figure(LEFT_AGE)
         self.subscribe(JointState, robot.topics.joint_states, self._on_joints, qos.SENSOR_IN)
         self.subscribe(String, robot.topics.instruction, self._on_instruction, qos.LATCHED)
 
@@ -138,11 +179,16 @@ class PolicyNode(TwinBrainNode):
         )
 
     def stop(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel("cancelled: the node stops")
         worker, self._worker = self._worker, None
         if worker is not None and not worker.close():
             self.report("policy/hung", "the policy did not come back in time and was left behind")
 
     def teardown(self) -> None:
+        asking, self._asking = self._asking, None
+        if asking is not None and not asking.close("cancelled: the node is cleaned up"):
+            self.report("ask/hung", "the generalist did not come back in time and was left behind")
         self._policy = None
         self._frames = None
 
@@ -262,6 +308,7 @@ class PolicyNode(TwinBrainNode):
             observation_positions=seen.arm_positions,
             noise_seed=answer.request.noise_seed,
             inference_time_s=answer.taken_s,
+            left_age_s=answer.left_age_s,
         )
         try:
             chunk.validate(self.robot)
@@ -272,6 +319,17 @@ class PolicyNode(TwinBrainNode):
         self._chunk_out.publish(convert.chunk_message(chunk, self.robot, self.now_ns()))
         self.health.count("chunks_published")
         self.health.figure(INFERENCE).add(answer.taken_s * 1e3)
+        self.health.figure(LEFT_AGE).add(answer.left_age_s * 1e3)
+
+    # Questions --------------------------------------------------------------------------------------
+
+    def _look(self, cameras: Sequence[str]) -> Look | NotReady:
+        assert self._frames is not None
+        return self._frames.look(cameras, self.now_ns())
+
+    def _take_said(self) -> None:
+        if self._asking is not None:
+            self._asking.take()
 
     def check(self) -> None:
         """A camera that has gone silent makes no event: look at what the frames say."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinbrain_ros.data.frames import Observation
+from twinbrain_ros.data.frames import NS_PER_S, Observation
 from twinbrain_ros.robot.robot_file import RobotFile
 
 # A request takes a fraction of this; a process asked to end has 5 s in all.
@@ -20,13 +20,25 @@ JOIN_TIMEOUT_S = 1.5
 
 
 class Policy(Protocol):
-    """What the policy node needs of a policy; `brain.policy.TwinBrainPolicy` is one."""
+    """What the policy node needs of a policy; `brain.policy.TwinBrainPolicy` is one.
+
+    Attributes:
+        left_period_s: how old what the left brain remembers may be [s]; 0 runs it for every chunk.
+        left_age_s: how much older than the last chunk's observation that was [s].
+    """
+
+    left_period_s: float
+    left_age_s: float
+
+    @property
+    def sends_state(self) -> bool:
+        """Whether `act` is to be given the state."""
 
     def check_robot(self, robot: RobotFile) -> None:
         """Raises ValueError, naming both values, if the policy was not made for this robot."""
 
-    def warm_up(self) -> None:
-        """Makes the first real call as quick as the later ones."""
+    def warm_up(self, sizes: Mapping[str, tuple[int, int]] | None = None) -> None:
+        """Makes the first real call as quick as the later ones; sizes: cameras' height and width [pixels]."""
 
     def prompts(self, instruction: str) -> object:
         """Raises ValueError if the instruction cannot be read."""
@@ -35,11 +47,13 @@ class Policy(Protocol):
         self,
         images: dict[str, NDArray[np.uint8]],
         instruction: str,
-        state: NDArray[np.float64],
+        state: NDArray[np.float64] | None,
         noise: NDArray[np.float32] | None = None,
         seed: int = 0,
+        *,
+        stamp_s: float | None = None,
     ) -> NDArray[np.float64]:
-        """Actions [horizon, names] in robot units."""
+        """Actions [horizon, names] in robot units; stamp_s: of the observation [s]."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +67,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Its actions [horizon, names], or the error that there are none."""
+    """Its actions [horizon, names], or the error that there are none; left_age_s as of `Policy`."""
 
     request: Request
     actions: NDArray[np.float64] | None
     error: Exception | None
     taken_s: float
+    left_age_s: float
 
 
 class PolicyWorker:
@@ -113,14 +128,21 @@ class PolicyWorker:
     def _run(self) -> None:
         while (request := self._requests.get()) is not None:
             start = time.perf_counter()
-            actions, error = None, None
+            actions, error, left_age_s = None, None, 0.0
             try:
                 seen = request.observation
                 noise = self._noise(request.noise_seed)
-                actions = self._policy.act(seen.images, request.instruction, seen.state, noise=noise)
+                actions = self._policy.act(
+                    seen.images,
+                    request.instruction,
+                    seen.state if self._policy.sends_state else None,
+                    noise=noise,
+                    stamp_s=seen.stamp_ns / NS_PER_S,
+                )
+                left_age_s = self._policy.left_age_s
             except Exception as failure:  # whatever the policy raises is told, and the next request served
                 error = failure
-            self.answers.put(Answer(request, actions, error, time.perf_counter() - start))
+            self.answers.put(Answer(request, actions, error, time.perf_counter() - start, left_age_s))
             with self._telling:
                 if self._on_answer is not None:
                     self._on_answer()

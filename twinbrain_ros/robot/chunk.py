@@ -29,6 +29,7 @@ class ActionChunk:
             their tool pose.
         noise_seed: seed of the noise the policy integrated, for replay.
         inference_time_s: how long the policy took [s].
+        left_age_s: how much older than the observation was what the left brain remembers [s].
     """
 
     sequence: int
@@ -44,6 +45,7 @@ class ActionChunk:
     observation_positions: np.ndarray
     noise_seed: int = 0
     inference_time_s: float = 0.0
+    left_age_s: float = 0.0
 
     def validate(self, robot: RobotFile) -> None:
         """Hold the chunk against the robot file.

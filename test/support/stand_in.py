@@ -1,0 +1,23 @@
+"""What a stand-in for a policy says of itself where a test does not care."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class StandInPolicy:
+    """Fits every robot, takes every instruction, sees with both brains whenever it acts."""
+
+    left_period_s = 0.0
+    left_age_s = 0.0
+    sends_state = True
+
+    def check_robot(self, robot: Any) -> None:
+        pass
+
+    def warm_up(self, sizes: Mapping[str, tuple[int, int]] | None = None) -> None:
+        pass
+
+    def prompts(self, instruction: str) -> object:
+        return None
