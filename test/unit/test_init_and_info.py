@@ -160,6 +160,23 @@ def test_writing_that_fails_leaves_the_old_weights(vlm: Path, tmp_path: Path) ->
     assert not list((tmp_path / "twin").glob(".shard*"))
 
 
+@pytest.mark.parametrize(
+    ("free", "message"),
+    [
+        (3_000_000_000, "in bfloat16 they need 2.0 GB, which would fit"),
+        (1_000_000_000, "500,000,000 parameters in bfloat16 would fit"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_with_what_would(free: int, message: str) -> None:
+    cpu = torch.device("cpu")
+    with pytest.raises(
+        CheckpointError, match=f"need 4.0 GB in float32, {free / 1e9:.1f} GB are free; {message}"
+    ):
+        checkpoint.check_memory(1_000_000_000, torch.float32, cpu, free)
+    checkpoint.check_memory(1_000_000_000, torch.float32, cpu, 4_000_000_000)
+    checkpoint.check_memory(1_000_000_000, torch.float32, cpu, None)
+
+
 # -- info
 
 

@@ -106,6 +106,10 @@ def masked_attention(
     mask's left part is dropped here.
     """
     mask = None if attention_mask is None else attention_mask[..., -key.shape[2] :]
+    if mask is not None and query.is_cuda and query.shape[1] != key.shape[1]:
+        # CUDA's kernels that take a mask know no shared KV heads; SDPA would fall back to its slowest.
+        times = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
     out = F.scaled_dot_product_attention(
         query,
         key,

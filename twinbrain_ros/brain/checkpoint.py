@@ -168,9 +168,7 @@ def with_memory(model: TwinBrain, device: torch.device, dtype: torch.dtype) -> N
     with torch.no_grad():
         for parameter in model.parameters():  # rotary buffers must stay float32
             parameter.data = parameter.data.to(dtype)
-    needed = sum(p.numel() * p.element_size() for p in model.parameters())
-    if device.type == "cuda":
-        _check_memory(needed, device, model)
+    check_memory(sum(p.numel() for p in model.parameters()), dtype, device, free_bytes(device))
     fresh = backbone.build_vlm(_shallow(model.config))
     for brain in (model.left, model.right):
         backbone.materialize(brain, fresh, device)
@@ -191,14 +189,36 @@ def _shallow(config: TwinBrainConfig) -> Any:
     return transformers_config(values)
 
 
-def _check_memory(needed: int, device: torch.device, model: TwinBrain) -> None:
-    free, total = torch.cuda.mem_get_info(device)
-    if needed > free:
-        halved = sum(p.numel() * 2 for p in model.parameters())
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that weights may still take on a device; None where it is not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return found[0] if found and device.type == "cpu" else None
+
+
+def check_memory(parameters: int, dtype: torch.dtype, device: torch.device, free: int | None) -> None:
+    """Refuses weights that do not fit, before they are loaded: what they need, and what would fit."""
+    needed = parameters * dtype.itemsize
+    if free is None or needed <= free:
+        return
+    message = (
+        f"{device}: {parameters:,} parameters need {needed / 1e9:.1f} GB in {_name(dtype)}, "
+        f"{free / 1e9:.1f} GB are free"
+    )
+    if dtype.itemsize > 2 and parameters * 2 <= free:
         raise CheckpointError(
-            f"{device}: the weights need {needed / 1e9:.1f} GB, {free / 1e9:.1f} of {total / 1e9:.1f} GB "
-            f"are free; in bfloat16 they would need {halved / 1e9:.1f} GB"
+            f"{message}; in bfloat16 they need {parameters * 2 / 1e9:.1f} GB, which would fit"
         )
+    raise CheckpointError(f"{message}; {free // 2:,} parameters in bfloat16 would fit")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def stored_bytes(files: list[Path]) -> dict[str, int]:

@@ -18,6 +18,7 @@ FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 IMAGE_TOKEN = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 STATE_TOKEN, QUERY_TOKEN = "<|propri|>", "<|action|>"
+PAD_STATE = "pad"  # a dimension of the model's state that no robot has; always 0 (BridgeData)
 QUERIES = "{queries}"  # in a right prompt: where the query tokens stand
 
 
@@ -201,6 +202,11 @@ class TwinBrainConfig:
         ):
             if stats is not None and len(stats.mean) != dims:
                 raise CheckpointError(f"{key}: found {len(stats.mean)} entries, expected {dims}")
+
+    @property
+    def robot_state_names(self) -> tuple[str, ...]:
+        """The state that a robot gives: without dimensions that only the model has."""
+        return tuple(n for n in self.state_names if n != PAD_STATE)
 
     def with_views(self, count: int) -> TwinBrainConfig:
         """The same policy for `count` views named view_0, view_1, ..; both brains see them all.

@@ -78,8 +78,9 @@ class TwinEngine:
 
     def _follow_weights(self) -> None:
         """Forgets what was computed from other weights: a policy may act between steps of its training."""
-        embedding = self.model.right.get_input_embeddings().weight
-        found = (embedding._version, self.model.expert.time_in.weight._version, embedding.data_ptr())
+        tables = [b.get_input_embeddings().weight for b in (self.model.left, self.model.right)]
+        used = [*tables, *self.model.expert.parameters()]
+        found = (tables[1].data_ptr(), sum(p._version for p in used))
         if found != self._weights:
             self._weights = found
             self._prepared.clear()

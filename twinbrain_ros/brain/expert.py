@@ -8,8 +8,10 @@ checkpoint (`schedule`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,16 +41,26 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """Pairs of layers with nothing between them as one each, weight and bias: the first two of the action
+    encoder [width, A], and the output projection with the decoder's first [decoder width, width]."""
+
+    encoder: tuple[Tensor, Tensor]
+    decoder: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
 class FlowTime:
     """What depends on the flow time alone: [scale | shift] [B, 1, 2 * width] per block and for the output,
-    and the time's share of the action encoder [B, 1, width]."""
+    and the time's share of the action encoder [B, 1, width]. Where weights stand still, also `Ends`."""
 
     modulations: list[Tensor]
     output: Tensor
     encoder: Tensor
+    ends: Ends | None = None
 
 
-def _sinusoid(position: Tensor, dims: int, shift: int = 0) -> Tensor:
+def sinusoid(position: Tensor, dims: int, shift: int = 0) -> Tensor:
     """[cos | sin] features of a position, [..., dims], frequencies exp(-i ln(1e4) / (dims/2 - shift))."""
     half = dims // 2
     index = torch.arange(half, device=position.device)
@@ -80,11 +92,19 @@ class _Block(nn.Module):
         return self.split_heads(self.key(source)), self.split_heads(self.value(source))
 
     def forward(
-        self, x: Tensor, modulation: Tensor, keys_values: tuple[Tensor, Tensor] | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        keys_values: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        last: int | None = None,
     ) -> Tensor:
+        """x [B, n, width] after the block, or only its `last` rows."""
         scale, shift = modulation.chunk(2, dim=-1)
         h = F.layer_norm(x, x.shape[-1:], eps=1e-5) * (1 + scale) + shift
         keys, values = self.keys_values(h) if keys_values is None else keys_values
+        if last is not None:
+            x, h = x[:, -last:], h[:, -last:]
         attended = F.scaled_dot_product_attention(self.split_heads(self.query(h)), keys, values, mask)
         x = x + self.out(attended.transpose(1, 2).reshape(x.shape))
         h = self.ff_in(F.layer_norm(x, x.shape[-1:], eps=1e-5))
@@ -134,9 +154,9 @@ class ActionExpert(nn.Module):
         """Modulations and encodings of flow times [B] in [0, 1)."""
         width, dtype = self.config.width, self.time_in.weight.dtype
         bucket = (time.float() * self.config.time_buckets).floor()
-        wave = _sinusoid(bucket, 256, self.config.time_frequency_shift).to(dtype)
+        wave = sinusoid(bucket, 256, self.config.time_frequency_shift).to(dtype)
         embedded = F.silu(self.time_out(F.silu(self.time_in(wave))))[:, None]
-        tau = _sinusoid(bucket, width).to(dtype)[:, None]
+        tau = sinusoid(bucket, width).to(dtype)[:, None]
         weight = self.action_time.weight[:, width:]
         return FlowTime(
             [block.modulation(embedded) for block in self.blocks],  # type: ignore[operator]
@@ -146,20 +166,27 @@ class ActionExpert(nn.Module):
 
     def _network(self, context: Context, noisy: Tensor, at: FlowTime) -> Tensor:
         """The raw network output [B, T, A] for noisy actions [B, T, A]."""
-        width = self.config.width
-        encoded = F.linear(self.action_in(noisy.to(at.encoder.dtype)), self.action_time.weight[:, :width])
+        actions = noisy.to(at.encoder.dtype)
+        if at.ends is None:
+            weight = self.action_time.weight[:, : self.config.width]
+            encoded = F.linear(self.action_in(actions), weight)
+        else:
+            encoded = F.linear(actions, *at.ends.encoder)
         encoded = self.action_out(F.silu(encoded + at.encoder)) + self.position
         tokens = [self.future.expand(noisy.shape[0], -1, -1), encoded]
         x = torch.cat(tokens if context.state is None else [context.state, *tokens], dim=1)
         cross = iter(zip(context.keys, context.values, strict=True))
-        for block, modulation in zip(self.blocks, at.modulations, strict=True):
+        end = len(self.blocks) - 1
+        for i, (block, modulation) in enumerate(zip(self.blocks, at.modulations, strict=True)):
+            rows = self.horizon if i == end else None  # of the last block, those that become actions
             if block.is_cross:
-                x = block(x, modulation, next(cross), context.mask)
+                x = block(x, modulation, next(cross), context.mask, rows)
             else:
-                x = block(x, modulation, None, None)
+                x = block(x, modulation, None, None, rows)
         shift, scale = at.output.chunk(2, dim=-1)
         x = F.layer_norm(x[:, -self.horizon :], x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-        return self.decoder(self.output(x)).to(noisy.dtype)
+        x = self.decoder[0](self.output(x)) if at.ends is None else F.linear(x, *at.ends.decoder)
+        return self.decoder[1:](x).to(noisy.dtype)
 
     def clean(self, context: Context, noisy: Tensor, time: Tensor) -> Tensor:
         """The actions the network believes the noisy chunk came from; flow times [B] in [0, 1)."""
@@ -175,15 +202,25 @@ class ActionExpert(nn.Module):
             return out
         return (out - noisy) / (1 - time)[:, None, None]
 
-    def schedule(self, steps: int | None = None) -> list[tuple[Tensor, FlowTime]]:
-        """Times of the Euler steps, each [1], and what depends on them alone.
+    @torch.no_grad()
+    def ends(self) -> Ends:
+        """The joined layers at the network's two ends, multiplied in float32."""
+        joined = self.action_time.weight[:, : self.config.width]
+        encoder = _join(self.action_in, joined, None)
+        first: Any = self.decoder[0]
+        if isinstance(self.output, nn.Identity):
+            return Ends(encoder, (first.weight, first.bias))
+        return Ends(encoder, _join(self.output, first.weight, first.bias))
+
+    def schedule(self, steps: int | None = None, ends: Ends | None = None) -> list[tuple[Tensor, FlowTime]]:
+        """Times of the Euler steps, each [1], and what depends on them alone; `ends` goes with each.
 
         It holds for one state of the weights: made once where these stand still, once per chunk elsewhere.
         """
         steps = self.config.denoise_steps if steps is None else steps
         device = self.time_in.weight.device
         times = [torch.full((1,), k / steps, device=device) for k in range(steps)]
-        return [(time, self.flow_time(time)) for time in times]
+        return [(time, dataclasses.replace(self.flow_time(time), ends=ends)) for time in times]
 
     def integrate(
         self,
@@ -198,3 +235,12 @@ class ActionExpert(nn.Module):
         for time, at in schedule:
             x = x + self.velocity(context, x, time, at) / len(schedule)
         return x
+
+
+def _join(first: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer followed by this product."""
+    inner, offset = first.weight.float(), first.bias.float()
+    joined = weight.float() @ offset
+    if bias is not None:
+        joined = joined + bias.float()
+    return (weight.float() @ inner).to(weight.dtype), joined.to(weight.dtype)

@@ -13,13 +13,13 @@ import torch
 from twinbrain_ros.brain import published
 from twinbrain_ros.brain.checkpoint import WeightsWriter, is_stored, meta_twin, refuse
 from twinbrain_ros.brain.config import (
+    PAD_STATE,
     ActionConfig,
     CameraInput,
     CheckpointError,
     ExpertConfig,
     TwinBrainConfig,
 )
-from twinbrain_ros.brain.policy import PAD_STATE
 from twinbrain_ros.brain.presets import QUERY_PROMPT
 from twinbrain_ros.brain.pretrained import BaseVlm, load_base
 from twinbrain_ros.brain.published import RunConfig, Weights

@@ -67,16 +67,26 @@ def fitting_size(height: int, width: int, factor: int, limits: tuple[int, int]) 
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """uint8 [N, H, W, 3] -> uint8 [N, height, width, 3], antialiased bicubic as the Qwen processors do."""
+    """uint8 [N, H, W, 3] -> uint8 [N, height, width, 3], antialiased bicubic as the Qwen processors do.
+
+    First across, then down, with whole grey levels between, as torchvision and Pillow do it (Pillow 13 goes
+    down first where one side grows and the other shrinks).
+    """
     if images.shape[1:3] == (height, width):
         return images
     planes = images.permute(0, 3, 1, 2)
-    if images.device.type != "cpu":  # only the CPU kernel takes bytes
-        planes = planes.float()
-    out = F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
-    if out.dtype != torch.uint8:
-        out = out.round().clamp(0, 255).to(torch.uint8)
+    if images.device.type == "cpu":
+        out = F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
+    else:  # only the CPU kernel takes bytes
+        out = resize_in_steps(planes.float(), height, width).to(torch.uint8)
     return out.permute(0, 2, 3, 1)
+
+
+def resize_in_steps(planes: Tensor, height: int, width: int) -> Tensor:
+    """Planes [N, C, H, W] of grey levels in floating point, across and then down."""
+    for size in ((planes.shape[2], width), (height, width)):
+        planes = F.interpolate(planes, size=size, mode="bicubic", antialias=True).round().clamp(0, 255)
+    return planes
 
 
 @lru_cache(maxsize=16)

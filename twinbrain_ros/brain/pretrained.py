@@ -180,8 +180,9 @@ def _image_rules(where: str, folder: Path | None, vlm: dict[str, Any]) -> ImageR
         if values.get(key, theirs) != theirs:
             raise CheckpointError(f"{path}: {key}: found {values[key]}, the vision tower has {theirs}")
     size = values.get("size") or {}
-    least = size.get("shortest_edge") or values.get("min_pixels") or usual.pixel_limits[0]
-    most = size.get("longest_edge") or values.get("max_pixels") or usual.pixel_limits[1]
+    # The older names win where a file has both, as in the processors.
+    least = values.get("min_pixels") or size.get("shortest_edge") or usual.pixel_limits[0]
+    most = values.get("max_pixels") or size.get("longest_edge") or usual.pixel_limits[1]
     mean, std = values.get("image_mean", usual.mean), values.get("image_std", usual.std)
     return ImageRules(tuple(mean), tuple(std), (int(least), int(most)))
 

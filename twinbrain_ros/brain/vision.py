@@ -31,9 +31,9 @@ class Segments:
 class VisionPlan:
     """What follows from the grids of N equal images alone.
 
-    rotary: cos and sin [N * patches, head width]; interpolation: indices and weights [N * patches, taps] into
-    the learned position table (Qwen3-VL); order, restore: merged tokens of one image into windows and back
-    (Qwen2.5-VL); bounds: where images begin, int32 [N + 1].
+    rotary: cos and sin [N * patches, head width]; interpolation: indices and weights [patches, taps] of one
+    image into the learned position table (Qwen3-VL); order, restore: merged tokens of one image into windows
+    and back (Qwen2.5-VL); bounds: where images begin, int32 [N + 1].
     """
 
     images: int
@@ -63,7 +63,7 @@ def plan_vision(visual: Any, rows: int, columns: int, images: int, device: torch
                 align_corners=True,
                 spatial_merge_size=merge,
             )
-            interpolation = tuple(t.to(device).repeat(images, 1) for t in taps)
+            interpolation = tuple(t.to(device) for t in taps)
         if hasattr(config, "window_size"):
             index, bounds = get_vision_window_index(grid, merge, config.window_size, config.patch_size)
             order, restore = index.to(device), index.argsort().to(device)
@@ -106,7 +106,8 @@ def vision_features(
     x = _embed_patches(visual, patches)
     if plan.interpolation is not None:
         indices, weights = plan.interpolation
-        x = x + (visual.pos_embed(indices) * weights[..., None].to(x.dtype)).sum(1)
+        table = (weights[:, None].to(x.dtype) @ visual.pos_embed(indices))[:, 0]  # the same for each image
+        x = (x.view(plan.images, *table.shape) + table).view(x.shape)
     if plan.order is not None:
         x = _reorder(x, plan.order, plan.images, merge)
     tapped = list(getattr(visual, "deepstack_visual_indexes", ())) if deepstack else []

@@ -148,7 +148,7 @@ def load_images(paths: list[Path], cameras: list[str]) -> dict[str, np.ndarray]:
 
 def load_state(path: Path | None, config: TwinBrainConfig, normalized: bool) -> np.ndarray | None:
     """The state in the checkpoint's order, from a JSON list or object; without a file, the mean state where
-    the policy needs one.
+    the policy needs one. What no robot has (a pad) may be left out.
 
     Raises:
         CommandError: the file cannot be read, or its names or their number are wrong.
@@ -169,14 +169,15 @@ def load_state(path: Path | None, config: TwinBrainConfig, normalized: bool) -> 
     except (OSError, ValueError) as error:
         raise CommandError(f"--state {path}: not readable as JSON: {error}") from error
     if isinstance(values, dict):
-        if set(values) != set(names):
+        given = set(values)
+        if given not in (set(names), set(config.robot_state_names)):
             raise CommandError(f"--state {path}: found names {sorted(values)}, expected {names}")
-        values = [values[name] for name in names]
+        values = [values[name] for name in names if name in given]
     if not isinstance(values, list) or not all(
         isinstance(value, (int, float)) and not isinstance(value, bool) for value in values
     ):
         raise CommandError(f"--state {path}: expected a list of numbers or an object of {names}")
-    if len(values) != len(names):
+    if len(values) not in (len(names), len(config.robot_state_names)):
         raise CommandError(f"--state {path}: found {len(values)} values, expected {len(names)}: {names}")
     return np.asarray(values, dtype=np.float64)
 
