@@ -45,7 +45,7 @@ def test_a_new_instruction_runs_the_left_brain_at_once(bench: Any, robot: RobotF
     assert age(rig, 1) == 0.0 < age(rig, 2)
     before = len(rig.chunks)
     rig.told(BLUE)
-    rig.bench.until(lambda: rig.observe() and any(c.instruction == BLUE for c in rig.chunks[before:]))
+    rig.observe_until(lambda: any(c.instruction == BLUE for c in rig.chunks[before:]))
     new = [c.left_age_s for c in rig.chunks if c.instruction == BLUE]
     assert new[0] == 0.0
     rig.observe_until(lambda: [c for c in rig.chunks if c.instruction == BLUE and c.left_age_s > 0])

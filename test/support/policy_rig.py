@@ -108,11 +108,15 @@ class Rig:
         return stamp
 
     def observe_until(self, condition: Callable[[], Any], what: str = "", **changes: dict[str, Any]) -> None:
-        """As many observations as it takes: joint states and images may overtake each other on the way."""
+        """As many observations as it takes: joint states and images may overtake each other on the way.
+
+        None while the policy works on one: a thread that only publishes would leave it no time to.
+        """
 
         def tried() -> Any:
             result = condition()
-            if not result:
+            worker = self.node._worker
+            if not result and (worker is None or not worker.busy):
                 self.observe(**changes)
             return result
 

@@ -58,6 +58,9 @@ class TwinEngine:
         self._prepared: OrderedDict[Any, Prepared] = OrderedDict()
         self._calls: OrderedDict[Any, Callable[..., Sequence[Tensor]]] = OrderedDict()
         self._schedule: list[tuple[Tensor, FlowTime]] = []
+        # What constants are made of; walking the modules for it in every chunk would cost more than the look.
+        tables = [brain.get_input_embeddings().weight for brain in (model.right, model.left)]
+        self._watched = [*tables, *model.expert.parameters()]
         self._weights: tuple[int, ...] = ()
 
     @property
@@ -78,9 +81,7 @@ class TwinEngine:
 
     def _follow_weights(self) -> None:
         """Forgets what was computed from other weights: a policy may act between steps of its training."""
-        tables = [b.get_input_embeddings().weight for b in (self.model.left, self.model.right)]
-        used = [*tables, *self.model.expert.parameters()]
-        found = (tables[1].data_ptr(), sum(p._version for p in used))
+        found = (self._watched[0].data_ptr(), sum(p._version for p in self._watched))
         if found != self._weights:
             self._weights = found
             self._prepared.clear()
