@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -72,13 +74,18 @@ def tiny_config(
 
 
 def tiny_policy(seed: int = 0, **options: object) -> TwinBrainPolicy:
+    return random_policy(tiny_config(**options), word_tokenizer(WORDS), seed)  # type: ignore[arg-type]
+
+
+def random_policy(config: TwinBrainConfig, tokenizer: Any, seed: int = 0) -> TwinBrainPolicy:
+    """A policy whose random weights are large enough for everything to matter."""
     torch.manual_seed(seed)
-    model = TwinBrain(tiny_config(**options))  # type: ignore[arg-type]
+    model = TwinBrain(config)
     with torch.no_grad():  # transformers' default init is so small that brains would hardly matter
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0.0, 0.2)
-    return TwinBrainPolicy(model, word_tokenizer(WORDS))
+    return TwinBrainPolicy(model, tokenizer)
 
 
 def views(seed: int = 0, config: TwinBrainConfig | None = None) -> dict[str, np.ndarray]:

@@ -132,3 +132,11 @@ def qwen3_run(folder: Path) -> tuple[Path, Path]:
             tensors[name] = tensor[:, :48].clone() if condition else tensor
     save_file(tensors, run / WEIGHTS)
     return run, base
+
+
+def imported_families(folder: Path) -> dict[str, Path]:
+    """Checkpoints imported from a run of each family."""
+    run, base = qwen3_run(folder)
+    imported(run, folder / "qwen3_vl", base=base)
+    imported(run_copy(folder / "runs", "run_raw"), folder / "qwen2_5_vl")
+    return {name: folder / name for name in ("qwen3_vl", "qwen2_5_vl")}

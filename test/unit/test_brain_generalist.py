@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from brain_fixtures import WORDS, tiny_config, tiny_policy, views
+from brain_fixtures import WORDS, random_policy, tiny_config, tiny_policy, views
 from published_run import BASE
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -20,7 +20,6 @@ from twinbrain_ros.brain.generalist import MAX_TOKENS, Generalist
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.preprocess import patchify, resize, with_frames
 from twinbrain_ros.brain.prompt import InstructionError, PromptBuilder
-from twinbrain_ros.brain.twin import TwinBrain
 from twinbrain_ros.brain.vision import vision_features
 from twinbrain_ros.training.tokenizer import word_tokenizer
 
@@ -66,13 +65,7 @@ def qwen2_5_config() -> TwinBrainConfig:
 
 
 def policy_of(config: TwinBrainConfig, tokenizer: Any = None) -> TwinBrainPolicy:
-    torch.manual_seed(3)
-    model = TwinBrain(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0.0, 0.2)
-    return TwinBrainPolicy(model, tokenizer or word_tokenizer(WORDS))
+    return random_policy(config, tokenizer or word_tokenizer(WORDS), seed=3)
 
 
 def images(*sizes: tuple[int, int]) -> list[np.ndarray]:

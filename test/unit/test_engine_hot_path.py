@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from brain_fixtures import tiny_policy, views
-from published_run import case, imported, qwen3_run, run_copy
+from published_run import case, imported_families
 
 from twinbrain_ros.brain import engine
 from twinbrain_ros.brain.policy import TwinBrainPolicy
@@ -20,11 +20,7 @@ WORDS = "stack the green block on the yellow block"
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("hot")
-    run, base = qwen3_run(folder)
-    imported(run, folder / "qwen3_vl", base=base)
-    imported(run_copy(folder / "runs", "run_raw"), folder / "qwen2_5_vl")
-    return {name: folder / name for name in ("qwen3_vl", "qwen2_5_vl")}
+    return imported_families(tmp_path_factory.mktemp("hot"))
 
 
 def hot_path(policy: TwinBrainPolicy, images: list[np.ndarray], state: torch.Tensor | None):

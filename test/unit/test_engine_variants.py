@@ -10,37 +10,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from published_run import case, imported, qwen3_run, run_copy
+from brain_fixtures import random_policy
+from published_run import case, imported, imported_families, run_copy
 
 from twinbrain_ros.brain.checkpoint import load_tokenizer
 from twinbrain_ros.brain.config import CameraInput, TwinBrainConfig
 from twinbrain_ros.brain.plain import plain_chunk
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.presets import STATE_PROMPT
-from twinbrain_ros.brain.twin import TwinBrain
 
 WORDS = "stack the green block on the yellow block"
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("plain")
-    run, base = qwen3_run(folder)
-    imported(run, folder / "qwen3_vl", base=base)
-    imported(run_copy(folder / "runs", "run_raw"), folder / "qwen2_5_vl")
-    return {name: folder / name for name in ("qwen3_vl", "qwen2_5_vl")}
+    return imported_families(tmp_path_factory.mktemp("plain"))
 
 
 def fresh_policy(checkpoint: Path, **changes: Any) -> TwinBrainPolicy:
     """A random twin on the config of a checkpoint with changes."""
     config = dataclasses.replace(TwinBrainConfig.load(checkpoint).with_views(2), **changes)
-    torch.manual_seed(0)
-    model = TwinBrain(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0.0, 0.2)
-    return TwinBrainPolicy(model, load_tokenizer(checkpoint))
+    return random_policy(config, load_tokenizer(checkpoint))
 
 
 def both_ways(

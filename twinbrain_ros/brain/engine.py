@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from twinbrain_ros.brain.asymot import LeftMemory
+from twinbrain_ros.brain.config import CameraInput
 from twinbrain_ros.brain.decoder import Side
 from twinbrain_ros.brain.expert import FlowTime
 from twinbrain_ros.brain.graphs import CapturedCall
-from twinbrain_ros.brain.preprocess import resize
+from twinbrain_ros.brain.preprocess import PatchLayout, fitting_size, resize
 from twinbrain_ros.brain.prompt import PromptBatch
 from twinbrain_ros.brain.twin import Prepared, TwinBrain
 
@@ -36,6 +37,20 @@ class View:
 
     name: str
     steps: tuple[Size, ...]
+
+
+def view_of(
+    camera: CameraInput, height: int, width: int, layout: PatchLayout, limits: tuple[int, int] | None
+) -> View:
+    """How an image of this size gets to where the brains see it; limits: `TwinBrainConfig.pixel_limits`.
+
+    Raises ValueError if it does not fit the vision tower.
+    """
+    first = (camera.height or height, camera.width or width)
+    if limits is None:
+        layout.grid(*first)
+        return View(camera.name, (first,))
+    return View(camera.name, (first, fitting_size(*first, layout.factor, limits)))
 
 
 def scale(images: Tensor, view: View) -> Tensor:

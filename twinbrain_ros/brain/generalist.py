@@ -114,9 +114,7 @@ class Generalist:
 
     def _prompts(self, images: Sequence[Tensor], question: str) -> PromptBatch:
         config, layout = self.policy.config, self._model.layout
-        merge = layout.merge_size
-        sizes = [layout.grid(*image.shape[1:3]) for image in images]
-        grids = [(rows // merge, columns // merge) for rows, columns in sizes]
+        grids = [layout.merged_grid(*image.shape[1:3]) for image in images]
         builder = PromptBuilder(self.policy.tokenizer, grids, config.images_first, config.left_system)
         return collate([builder.build(question)], 0).to(self.policy.device)
 

@@ -23,8 +23,7 @@ from twinbrain_ros.brain.config import (
     Normalizer,
     TwinBrainConfig,
 )
-from twinbrain_ros.brain.engine import Size, TwinEngine, View
-from twinbrain_ros.brain.preprocess import fitting_size
+from twinbrain_ros.brain.engine import Size, TwinEngine, View, view_of
 from twinbrain_ros.brain.prompt import (
     Prompt,
     PromptBatch,
@@ -79,12 +78,7 @@ class TwinBrainPolicy:
 
     def _view(self, camera: CameraInput, height: int, width: int) -> View:
         """How an image of this size gets to where the brains see it."""
-        first = (camera.height or height, camera.width or width)
-        if self.config.pixel_limits is None:
-            self.model.layout.grid(*first)
-            return View(camera.name, (first,))
-        last = fitting_size(*first, self.model.layout.factor, self.config.pixel_limits)
-        return View(camera.name, (first, last))
+        return view_of(camera, height, width, self.model.layout, self.config.pixel_limits)
 
     def _nominal_sizes(self) -> tuple[Size, ...]:
         """Sizes at which the brains see the cameras; one token where it depends on the image."""
@@ -97,11 +91,9 @@ class TwinBrainPolicy:
 
     def _builders(self, sizes: tuple[Size, ...]) -> tuple[PromptBuilder, PromptBuilder]:
         config, layout = self.config, self.model.layout
-        merge = layout.merge_size
-        grids: dict[str, tuple[int, int]] = {}
-        for camera, size in zip(config.cameras, sizes, strict=True):
-            rows, columns = layout.grid(*size)
-            grids[camera.name] = rows // merge, columns // merge
+        grids = {
+            camera.name: layout.merged_grid(*size) for camera, size in zip(config.cameras, sizes, strict=True)
+        }
         first = config.images_first
         left = [grids[n] for n in config.left_cameras]
         return (

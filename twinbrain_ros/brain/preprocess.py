@@ -36,9 +36,14 @@ class PatchLayout:
             )
         return height // self.patch_size, width // self.patch_size
 
-    def tokens(self, height: int, width: int) -> int:
+    def merged_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens, as prompts have them; raises ValueError as `grid`."""
         rows, columns = self.grid(height, width)
-        return rows * columns // self.merge_size**2
+        return rows // self.merge_size, columns // self.merge_size
+
+    def tokens(self, height: int, width: int) -> int:
+        rows, columns = self.merged_grid(height, width)
+        return rows * columns
 
 
 def fitting_size(height: int, width: int, factor: int, limits: tuple[int, int]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from twinbrain_ros.brain.decoder import Side
 from twinbrain_ros.brain.expert import ActionExpert, Context
 from twinbrain_ros.brain.preprocess import patchify
 from twinbrain_ros.brain.prompt import PromptBatch
-from twinbrain_ros.brain.vision import VisionPlan, plan_vision, vision_features
+from twinbrain_ros.brain.vision import VisionPlans, vision_features
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TwinBrain(nn.Module):
         layers = vlm_config.get_text_config().num_hidden_layers
         self.last = (layers if config.condition_layers is None else config.condition_layers) - 1
         self.last_joint = last_joint_layer(self.last + 1, config.interaction_interval)
-        self._plans: dict[tuple[int, int, int, torch.device], VisionPlan] = {}
+        self._plans = VisionPlans()  # both towers are of one architecture and share them
         self.left.requires_grad_(False)
         self.train()
 
@@ -95,25 +95,15 @@ class TwinBrain(nn.Module):
         found: dict[str, tuple[Tensor, ...]] = {}
         for (height, width), names in by_size.items():
             batch = torch.cat([images[n] for n in names])
-            plan = self._vision_plan(*self.layout.grid(height, width), len(batch), batch.device)
-            features, extra = vision_features(
-                brain.model.visual, patchify(batch, self.layout), plan, deepstack
-            )
+            visual = brain.model.visual
+            plan = self._plans(visual, *self.layout.grid(height, width), len(batch), batch.device)
+            features, extra = vision_features(visual, patchify(batch, self.layout), plan, deepstack)
             split = [f.chunk(len(names)) for f in (features, *extra)]
             found.update(zip(names, zip(*split, strict=True), strict=True))
         features, *extra = (
             torch.cat(level, dim=1) for level in zip(*(found[n] for n in cameras), strict=True)
         )
         return features, extra
-
-    def _vision_plan(self, rows: int, columns: int, images: int, device: torch.device) -> VisionPlan:
-        """Both towers are of one architecture, so both share a plan."""
-        key = (rows, columns, images, device)
-        if key not in self._plans:
-            plan = plan_vision(self.left.model.visual, rows, columns, images, device)
-            # The first one stays: the generalist may come here from its thread, and graphs read from it.
-            self._plans.setdefault(key, plan)
-        return self._plans[key]
 
     # -- words
 

@@ -81,6 +81,22 @@ def plan_vision(visual: Any, rows: int, columns: int, images: int, device: torch
         )
 
 
+class VisionPlans:
+    """Plans of towers of one architecture, each made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int, int, torch.device], VisionPlan] = {}
+
+    def __call__(self, visual: Any, rows: int, columns: int, images: int, device: torch.device) -> VisionPlan:
+        """As `plan_vision`."""
+        key = (rows, columns, images, device)
+        if key not in self._made:
+            plan = plan_vision(visual, rows, columns, images, device)
+            # The first one stays: another thread may come here too, and graphs read from it.
+            self._made.setdefault(key, plan)
+        return self._made[key]
+
+
 def _segments(lengths: list[int], device: torch.device) -> Segments:
     """Equal runs as such; unequal ones (windows at an image's edge) as a mask over the whole image."""
     if len(set(lengths)) == 1:

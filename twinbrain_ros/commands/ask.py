@@ -9,6 +9,7 @@ from typing import Any
 
 from twinbrain_ros.commands.common import (
     OK,
+    add_checkpoint,
     add_device,
     add_json,
     checkpoint_directory,
@@ -26,12 +27,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "so the same question gets the same answer.",
     )
     parser.add_argument("question", metavar="QUESTION", help="in words, such as 'what is on the table?'")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="DIR",
-        help="directory of the checkpoint (default: the one that ships in the package)",
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--image",
         type=Path,

@@ -21,6 +21,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_checkpoint(parser: Any) -> None:
+    """The option for `checkpoint_directory`, for a parser or a group of one."""
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="directory of the checkpoint (default: the one that ships in the package)",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",

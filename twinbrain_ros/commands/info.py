@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinbrain_ros.commands.common import OK, add_json, checkpoint_directory, write_json
+from twinbrain_ros.commands.common import OK, add_checkpoint, add_json, checkpoint_directory, write_json
 from twinbrain_ros.evaluation.results import format_rows
 
 if TYPE_CHECKING:
@@ -25,12 +25,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "and actions. No weights are loaded.",
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="DIR",
-        help="directory of the checkpoint (default: the one that ships in the package)",
-    )
+    add_checkpoint(source)
     source.add_argument(
         "--config",
         "--preset",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twinbrain_ros.commands.common import (
     OK,
     CommandError,
+    add_checkpoint,
     add_device,
     add_json,
     checkpoint_directory,
@@ -36,12 +37,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="DIR",
-        help="directory of the checkpoint (default: the one that ships in the package)",
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--image", type=Path, required=True, action="append", metavar="FILE",
         help="PNG or JPEG image; once per camera, in the checkpoint's camera order; any size [pixels]. An "

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from twinbrain_ros.brain.checkpoint import meta_twin, with_memory
-from twinbrain_ros.brain.config import CameraInput, TwinBrainConfig
-from twinbrain_ros.brain.engine import View
-from twinbrain_ros.brain.preprocess import PatchLayout, fitting_size
+from twinbrain_ros.brain.config import TwinBrainConfig
+from twinbrain_ros.brain.engine import View, view_of
 from twinbrain_ros.brain.prompt import Prompt, token_positions
 from twinbrain_ros.brain.twin import TwinBrain
 
@@ -86,11 +85,10 @@ def random_workload(model: TwinBrain, seed: int = 0) -> Workload:
         c.name: torch.randint(0, 256, (1, RAW_HEIGHT, RAW_WIDTH, 3), generator=rng, dtype=torch.uint8)
         for c in config.cameras
     }
-    views = tuple(_view(c, model.layout, config.pixel_limits) for c in config.cameras)
-    grids: dict[str, tuple[int, int]] = {}
-    for view in views:
-        rows, columns = model.layout.grid(*view.steps[-1])
-        grids[view.name] = rows // model.layout.merge_size, columns // model.layout.merge_size
+    views = tuple(
+        view_of(c, RAW_HEIGHT, RAW_WIDTH, model.layout, config.pixel_limits) for c in config.cameras
+    )
+    grids = {view.name: model.layout.merged_grid(*view.steps[-1]) for view in views}
     dims = len(config.state_names)
     stated = dims > 0 and (config.conditioning == "hidden_states" or config.send_state)
     noise = torch.randn(1, config.action.horizon, len(config.action.names), generator=rng)
@@ -103,13 +101,6 @@ def random_workload(model: TwinBrain, seed: int = 0) -> Workload:
             _prompt(config, [grids[n] for n in config.left_cameras], LEFT_WORDS, rng),
             _prompt(config, list(grids.values()), RIGHT_WORDS, rng, config.query_tokens, stated),
         ),
-    )
-
-
-def _view(camera: CameraInput, layout: PatchLayout, limits: tuple[int, int] | None) -> View:
-    size = (camera.height or RAW_HEIGHT, camera.width or RAW_WIDTH)
-    return View(
-        camera.name, (size,) if limits is None else (size, fitting_size(*size, layout.factor, limits))
     )
 
 

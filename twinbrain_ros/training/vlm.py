@@ -17,10 +17,10 @@ from torch import Tensor
 
 from twinbrain_ros.brain import backbone, decoder
 from twinbrain_ros.brain.asymot import causal_mask
-from twinbrain_ros.brain.config import CameraInput, TwinBrainConfig
+from twinbrain_ros.brain.config import TwinBrainConfig
 from twinbrain_ros.brain.preprocess import patchify
 from twinbrain_ros.brain.prompt import PromptBuilder, collate
-from twinbrain_ros.brain.vision import plan_vision, vision_features
+from twinbrain_ros.brain.vision import VisionPlans, vision_features
 from twinbrain_ros.sim.tasks import COLOURS
 from twinbrain_ros.training.dataset import Demonstrations, cells_and_offsets
 from twinbrain_ros.training.loop import LoopConfig, train_loop
@@ -41,17 +41,17 @@ class VlmTeacher:
         self.tokenizer = tokenizer
         self.data = data
         self.layout = backbone.patch_layout(config.vlm_config())
+        self.plans = VisionPlans()
         self.cameras = {c.name: c for c in config.cameras}
         self.maker = QuestionMaker(data, config.cameras)
         self.builders = {
-            c.name: PromptBuilder(tokenizer, [self._grid(c)], config.images_first) for c in config.cameras
+            c.name: PromptBuilder(
+                tokenizer, [self.layout.merged_grid(c.height, c.width)], config.images_first
+            )
+            for c in config.cameras
         }
         hidden = config.vlm_config().get_text_config().hidden_size
         self.head = GroundingHead(hidden, things=len(THINGS) + 1)
-
-    def _grid(self, camera: CameraInput) -> tuple[int, int]:
-        rows, columns = self.layout.grid(camera.height, camera.width)
-        return rows // self.layout.merge_size, columns // self.layout.merge_size
 
     def losses_and_hits(
         self, questions: list[Question], per_view: int = 1
@@ -103,7 +103,7 @@ class VlmTeacher:
         rows = [q.row for q in questions if q.camera == camera]
         images = torch.from_numpy(self.data.arrays[f"image_{camera}"][rows])
         visual = self.vlm.model.visual
-        plan = plan_vision(visual, *self.layout.grid(*images.shape[1:3]), len(images), images.device)
+        plan = self.plans(visual, *self.layout.grid(*images.shape[1:3]), len(images), images.device)
         return vision_features(visual, patchify(images, self.layout), plan)[0]
 
     def losses(self, step: int, config: LoopConfig) -> dict[str, Tensor]:
