@@ -105,4 +105,7 @@ def test_no_frame_is_lost_between_two_processes(bench: Any, start_process: Calla
     change(Transition.TRANSITION_DEACTIVATE)
     bench.until(lambda: state(bench, "sim_node") == "inactive")
     sent = counts("sim_node", "sent")
-    bench.until(lambda: counts("policy_node", "received") == sent, f"sent {sent}")
+    bench.until(
+        lambda: counts("policy_node", "received") == sent,
+        lambda: f"sent {sent}, received {counts('policy_node', 'received')}",
+    )
