@@ -30,6 +30,8 @@ class ActionChunk:
         noise_seed: seed of the noise the policy integrated, for replay.
         inference_time_s: how long the policy took [s].
         left_age_s: how much older than the observation was what the left brain remembers [s].
+        guide_sequence, guide_frozen: the chunk that this one was made to agree with, 0: none; and how many
+            steps were frozen (`Guide`).
     """
 
     sequence: int
@@ -46,6 +48,8 @@ class ActionChunk:
     noise_seed: int = 0
     inference_time_s: float = 0.0
     left_age_s: float = 0.0
+    guide_sequence: int = 0
+    guide_frozen: int = 0
 
     def validate(self, robot: RobotFile) -> None:
         """Hold the chunk against the robot file.
@@ -70,6 +74,33 @@ class ActionChunk:
             raise ValueError(
                 f"due_ns is {self.due_ns}, expected observation_ns, {self.observation_ns}, or later"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """What a chunk that is still to be predicted has to agree with (real-time chunking, arXiv 2506.07339).
+
+    Attributes:
+        actions: [T, names], robot units, in the coordinates of the new chunk's own observation.
+        weights: [T], how binding each step is: 1 for the first `frozen` steps, which will have been executed
+            when the chunk arrives, then falling to 0.
+        frozen: number of steps that are as good as executed.
+    """
+
+    actions: np.ndarray
+    weights: np.ndarray
+    frozen: int
+
+    def validate(self, horizon: int, dims: int) -> None:
+        """Raises ValueError, naming the field, what was found and what was expected."""
+        _expect("guide.actions shape", np.shape(self.actions), (horizon, dims))
+        _expect("guide.weights shape", np.shape(self.weights), (horizon,))
+        _expect_finite("guide.actions", self.actions)
+        _expect_finite("guide.weights", self.weights)
+        if np.any((self.weights < 0) | (self.weights > 1)):
+            raise ValueError(f"guide.weights are {self.weights.tolist()}, expected values within [0, 1]")
+        if not 0 <= self.frozen <= horizon or np.any(self.weights[: self.frozen] != 1.0):
+            raise ValueError(f"guide.frozen is {self.frozen}, expected as many leading weights of 1")
 
 
 def _expect(field: str, found: object, expected: object) -> None:

@@ -19,12 +19,16 @@ import yaml
 
 from twinbrain_ros.resources import robot_file_path
 from twinbrain_ros.robot.strict import StrictMapping
+from twinbrain_ros.robot.teleop_inputs import TeleopInput, read_teleop
 
 CAMERA_ROLES = ("third_person", "wrist")
 ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
 ACTION_SPACES = ("ee_delta", "joint_position")
 COMPOSITIONS = ("observation", "previous_target")
 EE_DELTA_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
+# A ros2_control JointTrajectoryController, or the joint-group commands of the Interbotix driver.
+COMMAND_INTERFACES = ("joint_trajectory", "xs_joint_group")
+SMALLEST = 1e-3  # of a velocity, acceleration or jerk limit: with 0 a joint could never move, or never stop
 STATE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 
@@ -34,11 +38,13 @@ class RobotFileError(ValueError):
 
 @dataclass(frozen=True)
 class JointLimit:
-    """Limits of one joint: position [rad], velocity [rad/s], effort [N m]."""
+    """Limits of one joint: position [rad], velocity, acceleration, jerk [rad/s, /s2, /s3], effort [N m]."""
 
     lower: float
     upper: float
     velocity: float
+    acceleration: float
+    jerk: float
     effort: float
 
 
@@ -82,10 +88,12 @@ class Topics:
     instruction: str
     action_chunk: str
     chunk_status: str
+    policy_status: str
     arm_trajectory: str
     gripper_trajectory: str
     robot_description: str
     control_mode: str
+    intervention: str
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,11 @@ class Workspace:
 
 @dataclass(frozen=True, eq=False)
 class RobotFile:
-    """One robot. ``home`` [rad] has shape [len(arm_joints)] and their order."""
+    """One robot.
+
+    ``home`` [rad] has shape [len(arm_joints)] and their order; commands keep ``limit_margin_rad`` from the
+    position limits; ``command_interface`` is one of COMMAND_INTERFACES; ``teleop``: what people drive with.
+    """
 
     name: str
     path: Path
@@ -137,6 +149,7 @@ class RobotFile:
     tool_frame: str
     arm_joints: tuple[str, ...]
     limits: Mapping[str, JointLimit]
+    limit_margin_rad: float
     home: np.ndarray
     gripper: Gripper
     cameras: tuple[Camera, ...]
@@ -145,6 +158,8 @@ class RobotFile:
     action: ActionSpec
     observation: ObservationSpec
     workspace: Workspace
+    command_interface: str
+    teleop: tuple[TeleopInput, ...]
 
     def urdf(self) -> str:
         """Return the text of the URDF."""
@@ -190,9 +205,10 @@ def load_robot(name_or_path: str | Path) -> RobotFile:
 
 def _robot(document: Any, path: Path) -> RobotFile:
     keys = ("name", "urdf", "frames", "arm", "gripper", "cameras", "topics", "rates", "action", "observation")
-    top = StrictMapping(document, str(path), (*keys, "workspace"), error=RobotFileError)
+    more = ("workspace", "command", "teleop")
+    top = StrictMapping(document, str(path), (*keys, *more), error=RobotFileError)
     frames = top.mapping("frames", ("base", "tool"))
-    arm = top.mapping("arm", ("joints", "limits", "home"))
+    arm = top.mapping("arm", ("joints", "limits", "limit_margin_rad", "home"))
     joints = arm.texts("joints")
     limits = _limits(arm.mapping("limits", joints), joints)
     topics = top.mapping("topics", tuple(Topics.__dataclass_fields__))
@@ -209,10 +225,11 @@ def _robot(document: Any, path: Path) -> RobotFile:
         tool_frame=frames.text("tool"),
         arm_joints=joints,
         limits=limits,
+        limit_margin_rad=arm.number("limit_margin_rad", 0.0, 0.5),
         home=_home(arm, joints, limits),
         gripper=_gripper(top),
         cameras=_cameras(top),
-        topics=Topics(**{key: _topic(topics, key) for key in Topics.__dataclass_fields__}),
+        topics=Topics(**{key: topics.topic(key) for key in Topics.__dataclass_fields__}),
         rates=Rates(rates.number("joint_states_hz", 1, 1000), rates.number("command_hz", 1, 1000)),
         action=_action(top, joints),
         observation=ObservationSpec(
@@ -221,16 +238,22 @@ def _robot(document: Any, path: Path) -> RobotFile:
             observation.number("max_skew_s", 0.001, 10),
         ),
         workspace=_workspace(top),
+        command_interface=top.mapping("command", ("interface",)).text("interface", COMMAND_INTERFACES),
+        teleop=read_teleop(top, joints),
     )
 
 
 def _limits(source: StrictMapping, joints: tuple[str, ...]) -> Mapping[str, JointLimit]:
     limits = {}
     for joint in joints:
-        entry = source.mapping(joint, ("lower", "upper", "velocity", "effort"))
+        entry = source.mapping(joint, tuple(JointLimit.__dataclass_fields__))
         limit = JointLimit(
-            *(entry.number("lower"), entry.number("upper")),
-            *(entry.number("velocity", 0.0), entry.number("effort", 0.0)),
+            lower=entry.number("lower"),
+            upper=entry.number("upper"),
+            velocity=entry.number("velocity", SMALLEST),
+            acceleration=entry.number("acceleration", SMALLEST),
+            jerk=entry.number("jerk", SMALLEST),
+            effort=entry.number("effort", 0.0),
         )
         if limit.lower >= limit.upper:
             raise entry.fail("upper", limit.upper, f"more than lower, {limit.lower:g}")
@@ -240,11 +263,13 @@ def _limits(source: StrictMapping, joints: tuple[str, ...]) -> Mapping[str, Join
 
 def _home(arm: StrictMapping, joints: tuple[str, ...], limits: Mapping[str, JointLimit]) -> np.ndarray:
     home = arm.numbers("home", len(joints))
+    margin = arm.number("limit_margin_rad", 0.0, 0.5)
     for joint, value in zip(joints, home, strict=True):
-        limit = limits[joint]
-        if not limit.lower <= value <= limit.upper:
-            bounds = f"[{limit.lower:g}, {limit.upper:g}]"
-            raise arm.fail("home", list(home), f"'{joint}' within its limits {bounds}")
+        lower, upper = limits[joint].lower + margin, limits[joint].upper - margin
+        if lower >= upper:
+            raise arm.fail("limit_margin_rad", margin, f"less than half the range of '{joint}'")
+        if not lower <= value <= upper:
+            raise arm.fail("home", list(home), f"'{joint}' within its limits [{lower:g}, {upper:g}]")
     return _frozen(home)
 
 
@@ -269,7 +294,7 @@ def _cameras(top: StrictMapping) -> tuple[Camera, ...]:
         cameras.append(
             Camera(
                 source.text("name"),
-                _topic(source, "topic"),
+                source.topic("topic"),
                 source.text("role", CAMERA_ROLES),
                 source.integer("width", 1, 8192),
                 source.integer("height", 1, 8192),
@@ -281,13 +306,6 @@ def _cameras(top: StrictMapping) -> tuple[Camera, ...]:
     if len(set(names)) != len(names):
         raise top.fail("cameras", names, "cameras of different names")
     return tuple(cameras)
-
-
-def _topic(source: StrictMapping, key: str) -> str:
-    topic = source.text(key)
-    if topic.startswith(("/", "~")) or any(char.isspace() for char in topic):
-        raise source.fail(key, topic, "a relative topic name without spaces")
-    return topic
 
 
 def _action(top: StrictMapping, joints: tuple[str, ...]) -> ActionSpec:

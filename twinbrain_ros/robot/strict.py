@@ -104,3 +104,10 @@ class StrictMapping:
         ):
             raise self.fail(key, value, f"a list of {length} finite numbers")
         return tuple(float(entry) for entry in value)
+
+    def topic(self, key: str) -> str:
+        """Return a relative topic name."""
+        topic = self.text(key)
+        if topic.startswith(("/", "~")) or any(char.isspace() for char in topic):
+            raise self.fail(key, topic, "a relative topic name without spaces")
+        return topic

@@ -1,0 +1,156 @@
+"""What a person may drive the arm with: the robot file's `teleop` section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from twinbrain_ros.robot.strict import StrictMapping
+
+TWIST_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
+_COMMON = ("kind", "name", "topic", "priority", "timeout_s", "takes_over")
+
+
+@dataclass(frozen=True)
+class TeleopInput:
+    """One source of motion that is not the policy, as twist_mux has them.
+
+    Attributes:
+        name: what modes and interventions call it.
+        topic: relative.
+        priority: 0 to 255; of several that are active the highest drives.
+        timeout_s: silent for longer, it does not drive any more.
+        takes_over: whether it may interrupt autonomy (and leave hold) by itself; else it drives only after
+            mode TELEOP was asked for.
+    """
+
+    name: str
+    topic: str
+    priority: int
+    timeout_s: float
+    takes_over: bool
+
+
+@dataclass(frozen=True)
+class JoyInput(TeleopInput):
+    """sensor_msgs/Joy: end-effector velocity while a dead-man button is held.
+
+    Attributes:
+        deadman_button, open_button, close_button: indices; estop_button: index or None.
+        axes: for x, y, z, roll, pitch, yaw (base axes): index and sign of the stick's axis, or None.
+        linear_speed, angular_speed: at full deflection [m/s], [rad/s].
+        deadzone: deflections up to this count as none, 0 to 1.
+    """
+
+    deadman_button: int
+    estop_button: int | None
+    open_button: int
+    close_button: int
+    axes: tuple[tuple[int, int] | None, ...]
+    linear_speed: float
+    angular_speed: float
+    deadzone: float
+
+
+@dataclass(frozen=True)
+class TwistInput(TeleopInput):
+    """geometry_msgs/TwistStamped in base or tool frame, as a SpaceMouse or MoveIt Servo's clients send it;
+    never faster than linear_speed [m/s] and angular_speed [rad/s]."""
+
+    linear_speed: float
+    angular_speed: float
+
+
+@dataclass(frozen=True)
+class LeaderInput(TeleopInput):
+    """sensor_msgs/JointState of a leader arm.
+
+    Attributes:
+        joints: the leader's names of this arm's joints, base to wrist.
+        gripper_joint: its gripper, from closed to open in `gripper_closed` .. `gripper_open` (m or rad).
+        align_speed: how fast each joint loses its offset to the leader after a takeover [rad/s]; 0: never.
+    """
+
+    joints: tuple[str, ...]
+    gripper_joint: str
+    gripper_closed: float
+    gripper_open: float
+    align_speed: float
+
+
+def read_teleop(top: StrictMapping, arm_joints: tuple[str, ...]) -> tuple[TeleopInput, ...]:
+    """The section `teleop`: a list, maybe empty, of inputs with different names."""
+    entries = top.raw("teleop")
+    if not isinstance(entries, list):
+        raise top.fail("teleop", entries, "a list of inputs, which may be empty")
+    inputs = tuple(_input(entry, top, f"teleop[{i}]", arm_joints) for i, entry in enumerate(entries))
+    names = [entry.name for entry in inputs]
+    if len(set(names)) != len(names):
+        raise top.fail("teleop", names, "inputs of different names")
+    return inputs
+
+
+def _input(entry: Any, top: StrictMapping, path: str, arm_joints: tuple[str, ...]) -> TeleopInput:
+    kinds: dict[Any, Any] = {"joy": JoyInput, "twist": TwistInput, "leader": LeaderInput}
+    kind = entry.get("kind") if isinstance(entry, dict) else None
+    if kind not in kinds:
+        raise top.error(f"{top.source}: '{path}.kind' is {kind!r}, expected one of {', '.join(kinds)}")
+    own = tuple(f for f in kinds[kind].__dataclass_fields__ if f not in _COMMON)
+    source = StrictMapping(entry, top.source, (*_COMMON, *own), path, top.error)
+    takes_over = source.raw("takes_over")
+    if not isinstance(takes_over, bool):
+        raise source.fail("takes_over", takes_over, "true or false")
+    common: dict[str, Any] = {
+        "name": source.text("name"),
+        "topic": source.topic("topic"),
+        "priority": source.integer("priority", 0, 255),
+        "timeout_s": source.number("timeout_s", 0.01, 10.0),
+        "takes_over": takes_over,
+    }
+    if kind == "joy":
+        return _joy(source, common)
+    if kind == "twist":
+        return TwistInput(**common, **_speeds(source))
+    closed, opened = source.number("gripper_closed"), source.number("gripper_open")
+    if closed == opened:
+        raise source.fail("gripper_open", opened, f"other than gripper_closed, {closed:g}")
+    return LeaderInput(
+        **common,
+        joints=source.texts("joints", len(arm_joints)),
+        gripper_joint=source.text("gripper_joint"),
+        gripper_closed=closed,
+        gripper_open=opened,
+        align_speed=source.number("align_speed", 0.0, 10.0),
+    )
+
+
+def _speeds(source: StrictMapping) -> dict[str, Any]:
+    return {
+        "linear_speed": source.number("linear_speed", 0.001, 2.0),
+        "angular_speed": source.number("angular_speed", 0.001, 6.0),
+    }
+
+
+def _joy(source: StrictMapping, common: dict[str, Any]) -> JoyInput:
+    axes = source.mapping("axes", TWIST_AXES)
+    estop = source.raw("estop_button")
+    return JoyInput(
+        **common,
+        **_speeds(source),
+        deadman_button=source.integer("deadman_button", 0, 63),
+        estop_button=None if estop is None else source.integer("estop_button", 0, 63),
+        open_button=source.integer("open_button", 0, 63),
+        close_button=source.integer("close_button", 0, 63),
+        axes=tuple(_axis(axes, name) for name in TWIST_AXES),
+        deadzone=source.number("deadzone", 0.0, 0.9),
+    )
+
+
+def _axis(axes: StrictMapping, name: str) -> tuple[int, int] | None:
+    value = axes.raw(name)
+    if value is None:
+        return None
+    good = isinstance(value, list) and len(value) == 2 and all(type(entry) is int for entry in value)
+    if not good or not 0 <= value[0] <= 63 or value[1] not in (-1, 1):
+        raise axes.fail(name, value, "null, or [index of an axis, 1 or -1]")
+    return value[0], value[1]
