@@ -2,147 +2,186 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
+from control_fixtures import FORWARD, STILL, T0, TICK, Drive
+from sim_fixtures import shared_kinematics, shared_robot
 
-from twinbrain_ros.control.controller import LEAD_PERIODS, ArmController, Mode, ModeError
-from twinbrain_ros.control.plan import to_ns
-from twinbrain_ros.control.verdict import Outcome
-from twinbrain_ros.robot.chunk import ActionChunk
-from twinbrain_ros.robot.kinematics import Kinematics
-from twinbrain_ros.robot.robot_file import RobotFile, load_robot
-
-T0 = to_ns(100.0)
-TICK = to_ns(0.02)
-
-
-@pytest.fixture(scope="module")
-def robot() -> RobotFile:
-    return load_robot("wx250s")
+from twinbrain_ros.control.controller import SAME_PLACE_RAD, ArmController, ControlSettings
+from twinbrain_ros.control.governor import LEAD_PERIODS
+from twinbrain_ros.control.modes import Mode, ModeChange, ModeError
+from twinbrain_ros.control.strategies import ChunkSettings, Strategy
+from twinbrain_ros.control.timing import to_ns
+from twinbrain_ros.control.verdict import Judged, Outcome
 
 
 @pytest.fixture
-def controller(robot: RobotFile) -> ArmController:
-    return ArmController(robot, Kinematics(robot))
+def drive() -> Drive:
+    """An arm at home, in hold."""
+    return Drive()
 
 
-@pytest.fixture
-def driving(controller: ArmController, robot: RobotFile) -> ArmController:
-    """In autonomy since T0, the arm at home."""
-    controller.add_joints(T0, robot.home, robot.gripper.open_m)
-    controller.set_mode(Mode.AUTONOMY, T0, "test", "go")
-    return controller
-
-
-def make_chunk(robot: RobotFile, observation_ns: int, **changes: Any) -> ActionChunk:
-    action = robot.action
-    fields: dict[str, Any] = {
-        "sequence": 5,
-        "observation_ns": observation_ns,
-        "due_ns": observation_ns,
-        "period_s": action.period_s,
-        "instruction": "pick up the red block",
-        "robot": robot.name,
-        "action_space": action.space,
-        "composition": action.composition,
-        "names": action.names,
-        "data": np.tile([0.02, 0, 0, 0, 0, 0, 1.0], (action.horizon, 1)),
-        "observation_positions": np.array(robot.home),
-    }
-    return ActionChunk(**(fields | changes))
-
-
-def test_it_starts_in_hold_and_commands_nothing(controller: ArmController, robot: RobotFile) -> None:
-    assert controller.mode is Mode.HOLD
-    controller.add_joints(T0, robot.home, robot.gripper.open_m)
-    verdict = controller.add_chunk(make_chunk(robot, T0), T0)
+def test_it_starts_in_hold_and_commands_nothing(drive: Drive) -> None:
+    assert drive.mode is Mode.HOLD
+    verdict = drive.give(FORWARD).verdict
     assert (verdict.outcome, verdict.reason) == (Outcome.DISCARDED, "the mode is HOLD")
-    assert controller.command(T0) is None
+    assert drive.tick() is None
 
 
-def test_autonomy_needs_fresh_joint_states(controller: ArmController, robot: RobotFile) -> None:
-    with pytest.raises(ModeError, match="cannot start autonomy: no joint states have arrived yet"):
-        controller.set_mode(Mode.AUTONOMY, T0, "test", "")
-    controller.add_joints(T0, robot.home, robot.gripper.open_m)
-    with pytest.raises(ModeError, match=r"the joint states are 0.300 s old, expected at most 0.25 s"):
-        controller.set_mode(Mode.AUTONOMY, T0 + to_ns(0.3), "test", "")
-    assert controller.mode is Mode.HOLD
+def test_driving_needs_fresh_joint_states() -> None:
+    controller, robot = ArmController(shared_robot(), shared_kinematics()), shared_robot()
+    for mode in (Mode.AUTONOMY, Mode.TELEOP):
+        with pytest.raises(ModeError, match="no joint states have arrived yet"):
+            controller.set_mode(mode, T0, T0, "test", "")
+        controller.add_joints(T0, robot.home, robot.gripper.open_m)
+        with pytest.raises(
+            ModeError, match=r"cannot start .*: the joint states are 0.300 s old, expected at most"
+        ):
+            controller.set_mode(mode, T0 + to_ns(0.3), T0, "test", "")
+        assert controller.mode is Mode.HOLD
+        controller = ArmController(shared_robot(), shared_kinematics())
 
 
-@pytest.mark.parametrize(("mode", "name"), [(1, r"TELEOP \(1\)"), (3, r"ESTOP \(3\)"), (7, "7")])
-def test_a_mode_that_is_not_offered_is_refused(controller: ArmController, mode: int, name: str) -> None:
-    with pytest.raises(ModeError, match=rf"mode is {name}, expected .*HOLD \(0\), AUTONOMY \(2\)"):
-        controller.set_mode(mode, T0, "test", "")
+@pytest.mark.parametrize("mode", [3, 7, -1])
+def test_a_mode_that_is_not_to_be_asked_for_is_refused(drive: Drive, mode: int) -> None:
+    expected = rf"mode is {mode}, expected one of HOLD \(0\), TELEOP \(1\), AUTONOMY \(2\)"
+    with pytest.raises(ModeError, match=expected):
+        drive.controller.set_mode(mode, drive.now, drive.steady, "test", "")
 
 
-def test_a_chunk_observed_before_the_switch_is_discarded(driving: ArmController, robot: RobotFile) -> None:
-    verdict = driving.add_chunk(make_chunk(robot, T0 - TICK), T0 + TICK)
+def test_a_chunk_observed_before_the_switch_is_discarded(drive: Drive) -> None:
+    drive.set_mode(Mode.AUTONOMY)
+    verdict = drive.give(FORWARD, observation_ns=T0).verdict
     assert verdict.outcome is Outcome.DISCARDED
     assert verdict.reason == "it was observed before the switch to autonomy"
 
 
-def test_commands_are_ahead_by_the_lead_and_start_at_the_arm(
-    driving: ArmController, robot: RobotFile
-) -> None:
-    now = T0 + TICK
-    assert driving.add_chunk(make_chunk(robot, now), now).accepted
-    command = driving.command(now)
-    assert command is not None and command.first
-    assert command.stamp_ns == now + LEAD_PERIODS * TICK
-    np.testing.assert_array_equal(command.arm_positions, robot.home)
+def test_commands_are_ahead_by_the_lead_and_start_at_the_arm(drive: Drive) -> None:
+    drive.autonomy(FORWARD)
+    command = drive.controller.command(drive.now)
+    assert command is not None and command.first_of is not None
+    assert command.motion.times_s[0] == pytest.approx(LEAD_PERIODS * 0.02)
+    np.testing.assert_allclose(command.motion.positions[0], drive.robot.home, atol=2e-3)
+    np.testing.assert_array_equal(command.motion.velocities[-1], 0.0)
 
 
-def test_hold_ends_a_motion_where_it_was_commanded_last(driving: ArmController, robot: RobotFile) -> None:
-    now = T0 + TICK
-    driving.add_chunk(make_chunk(robot, now), now)
-    last = [driving.command(now + i * TICK) for i in range(5)][-1]
-    held = driving.set_mode(Mode.HOLD, now + 5 * TICK, "test", "enough")
-    assert last is not None and held is not None
-    np.testing.assert_array_equal(held.arm_positions, last.arm_positions)
-    assert driving.command(now + 6 * TICK) is None
-    assert (driving.state.source, driving.state.reason) == ("test", "enough")
+def test_hold_needs_no_command_and_brings_the_arm_to_rest(drive: Drive) -> None:
+    drive.autonomy(FORWARD)
+    drive.run(0.5)
+    speed = np.abs(drive.q - drive.path[-2]).max()
+    assert speed > 1e-3
+    drive.set_mode(Mode.HOLD)
+    path = [drive.q]
+    for _ in range(20):
+        assert drive.tick() is None
+        path.append(drive.q)
+    limits = drive.controller.governor.limits
+    steps = np.diff(path, n=2, axis=0) / 0.02**2
+    assert np.all(np.abs(steps) <= limits.acceleration * 1.05)
+    # Two periods as committed, then as quickly as the limits allow.
+    v = np.abs(np.diff(path, axis=0)).max(axis=1) / 0.02
+    allowed_s = 2 * 0.02 + v[0] / limits.acceleration[0] + limits.acceleration[0] / limits.jerk[0]
+    assert np.all(v[int(np.ceil(allowed_s / 0.02)) + 1 :] < 1e-6)
+    changes = drive.happened(ModeChange)
+    assert (changes[-1].mode, changes[-1].source, changes[-1].reason) == (Mode.HOLD, "test", "asked")
 
 
-def test_the_gripper_keeps_its_command_when_the_arm_holds(driving: ArmController, robot: RobotFile) -> None:
+def test_the_gripper_keeps_its_command_when_the_arm_goes_on_after_hold(drive: Drive) -> None:
     """A measured finger stands on the block; commanding that position would let the block go."""
-    now = T0 + TICK
-    data = np.tile([0.0, 0, 0, 0, 0, 0, 0.0], (8, 1))
-    driving.add_chunk(make_chunk(robot, now, data=data), now)
-    driving.command(now)
-    driving.add_joints(now, robot.home, 0.02)
-    held = driving.set_mode(Mode.HOLD, now + TICK, "test", "")
-    assert held is not None and held.finger_m == robot.gripper.closed_m
+    drive.autonomy((0, 0, 0, 0, 0, 0, 0.0))
+    drive.run(0.3)
+    drive.set_mode(Mode.HOLD)
+    drive.controller.add_joints(drive.now, drive.q, 0.025)
+    drive.set_mode(Mode.TELEOP)
+    axes, buttons = [0.0] * 8, [0, 0, 0, 0, 1]
+    drive.controller.inputs.on_joy("joystick", axes, buttons, drive.now)
+    command = drive.controller.command(drive.now + TICK)
+    assert command is not None and command.finger_m == drive.robot.gripper.closed_m
 
 
-def test_silent_joint_states_end_the_motion_and_are_named(driving: ArmController, robot: RobotFile) -> None:
-    now = T0 + to_ns(0.2)
-    driving.add_joints(T0, robot.home, robot.gripper.open_m)
-    assert driving.add_chunk(make_chunk(robot, now), now).accepted
-    assert driving.command(now) is not None
-    late = T0 + to_ns(0.26)
-    held = driving.command(late)
-    assert held is not None and driving.command(late + TICK) is None
-    assert driving.joints_problem(late) == "the joint states are 0.260 s old, expected at most 0.25 s"
-    verdict = driving.add_chunk(make_chunk(robot, late), late)
-    assert verdict.outcome is Outcome.DISCARDED and "0.260 s old" in verdict.reason
+def test_the_same_mode_again_changes_nothing(drive: Drive) -> None:
+    drive.set_mode(Mode.AUTONOMY)
+    before = drive.controller.state
+    drive.set_mode(Mode.AUTONOMY)
+    assert drive.controller.state is before
 
 
-def test_the_same_mode_again_changes_nothing(driving: ArmController, robot: RobotFile) -> None:
-    before = driving.state
-    assert driving.set_mode(Mode.AUTONOMY, T0 + TICK, "somebody else", "again") is None
-    assert driving.state is before
+@pytest.mark.parametrize("sag", [0.5 * SAME_PLACE_RAD, 3 * SAME_PLACE_RAD])
+def test_an_arm_that_sags_goes_on_from_where_it_was_left_a_moved_one_from_where_it_is(sag: float) -> None:
+    """Else it would sink by its sag with every start, or jump back to where it was left."""
+    drive = Drive()
+    drive.autonomy(STILL)
+    drive.run(0.2)
+    drive.set_mode(Mode.HOLD)
+    drive.run(1.0)
+    left, moved = drive.q, drive.q + np.array([0, sag, 0, 0, 0, 0])
+    drive.reads = lambda now_ns: moved
+    drive.tick()
+    drive.set_mode(Mode.AUTONOMY)
+    expected = left if sag < SAME_PLACE_RAD else moved
+    np.testing.assert_allclose(drive.controller.governor.resting_place(), expected, atol=1e-9)
 
 
-def test_autonomy_after_hold_starts_at_the_measured_arm(driving: ArmController, robot: RobotFile) -> None:
-    driving.set_mode(Mode.HOLD, T0 + TICK, "test", "")
-    moved = robot.home + 0.05
-    now = T0 + 2 * TICK
-    driving.add_joints(now, moved, robot.gripper.open_m)
-    driving.set_mode(Mode.AUTONOMY, now, "test", "")
-    later = now + TICK
-    driving.add_chunk(make_chunk(robot, later, observation_positions=moved), later)
-    command = driving.command(later)
-    assert command is not None
-    np.testing.assert_array_equal(command.arm_positions, moved)
+def test_an_arm_that_is_moved_while_it_comes_to_rest_goes_on_from_where_it_is(drive: Drive) -> None:
+    """As a simulator does that starts a new episode."""
+    drive.autonomy((0.0, 0.04, 0, 0, 0, 0, 1))
+    drive.run(0.5)
+    drive.set_mode(Mode.HOLD)
+    assert drive.controller.governor.moving(drive.now + to_ns(0.05))
+    elsewhere = drive.q + np.array([0, 0.6, 0, 0, 0, 0])
+    drive.controller.add_joints(drive.now, elsewhere, 0.03)
+    drive.set_mode(Mode.AUTONOMY)
+    np.testing.assert_allclose(drive.controller.governor.resting_place(), elsewhere, atol=1e-9)
+
+
+def test_an_emergency_stop_works_from_every_mode_and_until_reset_nothing_moves(drive: Drive) -> None:
+    drive.autonomy(FORWARD)
+    drive.run(0.3)
+    drive.controller.estop(drive.now, drive.steady, "button", "pressed")
+    assert drive.mode is Mode.ESTOP and drive.controller.state.latched
+    assert drive.run(1.0) == [] and not drive.controller.governor.moving(drive.now)
+    assert drive.give(FORWARD, sequence=2).verdict.reason == "the mode is ESTOP"
+    for mode in (Mode.HOLD, Mode.TELEOP, Mode.AUTONOMY):
+        with pytest.raises(ModeError, match="the emergency stop is latched: call the service reset first"):
+            drive.set_mode(mode)
+    drive.controller.reset(drive.now, drive.steady, "test", "")
+    assert drive.mode is Mode.HOLD
+    drive.tick()
+    drive.set_mode(Mode.AUTONOMY)
+    assert drive.mode is Mode.AUTONOMY
+
+
+def test_a_chunk_that_is_stopped_before_its_first_command_is_accounted_for(drive: Drive) -> None:
+    drive.autonomy(FORWARD)
+    drive.controller.estop(drive.now, drive.steady, "button", "pressed")
+    drive.tick()
+    last = drive.happened(Judged)[-1].verdict
+    assert (last.outcome, last.reason) == (Outcome.DISCARDED, "the arm was stopped first")
+
+
+def test_settings_change_in_hold_and_are_refused_while_the_arm_is_driven(drive: Drive) -> None:
+    changed = ControlSettings(ChunkSettings(Strategy.OPEN_LOOP, 1))
+    drive.controller.use(changed)
+    assert drive.controller.settings is changed
+    drive.autonomy((0.01, 0, 0, 0, 0, 0, 1))
+    drive.run(1.0)
+    moved = drive.tool - drive.kinematics.forward(drive.robot.home)[0]
+    assert moved[0] == pytest.approx(0.01, abs=2e-4)  # one step, as it says now
+    with pytest.raises(ValueError, match="the mode is AUTONOMY: settings change in HOLD only"):
+        drive.controller.use(ControlSettings())
+    drive.set_mode(Mode.HOLD)
+    with pytest.raises(ValueError, match="execution_steps is 9, expected 1 to the horizon 8"):
+        drive.controller.use(ControlSettings(ChunkSettings(execution_steps=9)))
+    with pytest.raises(ValueError, match="velocity_margin is fixed"):
+        drive.controller.use(ControlSettings(velocity_margin=0.5))
+    assert drive.controller.settings is changed
+
+
+def test_in_a_dry_run_the_arm_need_not_follow() -> None:
+    drive = Drive(ControlSettings(follows=False))
+    home = drive.robot.home
+    drive.reads = lambda now_ns: home
+    drive.autonomy(FORWARD)
+    commands = drive.run(0.8)
+    assert drive.mode is Mode.AUTONOMY
+    assert np.abs(commands[-1].motion.positions[0] - home).max() > 0.1

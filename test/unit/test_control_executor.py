@@ -1,329 +1,310 @@
-"""Chunks in time: which one runs, where the arm is to be, and what is refused."""
+"""Chunks in time: which one drives, where from, and what is refused."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-import time
 from typing import Any
 
 import numpy as np
 import pytest
+from control_fixtures import FORWARD, STILL, T0, TICK, Drive, make_chunk, with_action
+from sim_fixtures import shared_kinematics, shared_robot
 
-from twinbrain_ros.control.executor import ChunkExecutor, Command, Outcome
-from twinbrain_ros.control.limits import BOX_TOLERANCE_M
-from twinbrain_ros.control.plan import to_ns
+from twinbrain_ros.control.controller import ControlSettings
+from twinbrain_ros.control.governor import BOX_TOLERANCE_M
+from twinbrain_ros.control.modes import Mode
+from twinbrain_ros.control.strategies import ChunkSettings, Strategy
+from twinbrain_ros.control.timing import to_ns
+from twinbrain_ros.control.verdict import Judged, Outcome, Verdict
 from twinbrain_ros.control.waypoints import MAX_POSITION_ERROR_M
 from twinbrain_ros.robot.actions import compose_ee_deltas
-from twinbrain_ros.robot.chunk import ActionChunk
-from twinbrain_ros.robot.kinematics import Kinematics
-from twinbrain_ros.robot.robot_file import RobotFile, load_robot
+from twinbrain_ros.robot.robot_file import RobotFile
 
-T0 = to_ns(100.0)
-TICK = to_ns(0.02)
 PERIOD = to_ns(0.2)
 
 
-@pytest.fixture(scope="module")
-def robot() -> RobotFile:
-    return load_robot("wx250s")
+def driving(robot: RobotFile | None = None, steps: int | None = 2, q: Any = None, **chunks: Any) -> Drive:
+    """In autonomy, one tick after the switch."""
+    drive = Drive(ControlSettings(ChunkSettings(execution_steps=steps, **chunks)), robot, q)
+    drive.set_mode(Mode.AUTONOMY)
+    drive.tick()
+    return drive
 
 
-@pytest.fixture(scope="module")
-def kinematics(robot: RobotFile) -> Kinematics:
-    return Kinematics(robot)
+def verdict(drive: Drive, *arguments: Any, **changes: Any) -> Verdict:
+    return drive.give(*arguments, **changes).verdict
 
 
-@pytest.fixture
-def executor(robot: RobotFile, kinematics: Kinematics) -> ChunkExecutor:
-    executor = ChunkExecutor(robot, kinematics, execution_steps=2)
-    executor.hold(robot.home, robot.gripper.open_m)
-    return executor
+def moved(drive: Drive) -> Any:
+    """How far the tool is from home [3], m."""
+    return drive.tool - drive.kinematics.forward(drive.robot.home)[0]
 
 
-def with_action(robot: RobotFile, **changes: Any) -> RobotFile:
-    return dataclasses.replace(robot, action=dataclasses.replace(robot.action, **changes))
+# Where and when ---------------------------------------------------------------------------------------
 
 
-def make_chunk(robot: RobotFile, delta: Any = (0, 0, 0, 0, 0, 0, 1), /, **changes: Any) -> ActionChunk:
-    """A chunk that repeats one step over its horizon."""
-    action = robot.action
-    observation_ns = changes.pop("observation_ns", T0)
-    fields: dict[str, Any] = {
-        "sequence": 1,
-        "observation_ns": observation_ns,
-        "due_ns": observation_ns,
-        "period_s": action.period_s,
-        "instruction": "pick up the red block",
-        "robot": robot.name,
-        "action_space": action.space,
-        "composition": action.composition,
-        "names": action.names,
-        "data": np.tile(np.asarray(delta, dtype=np.float64), (action.horizon, 1)),
-        "observation_positions": np.array(robot.home),
-    }
-    return ActionChunk(**(fields | changes))
+def test_each_waypoint_is_reached_at_its_time() -> None:
+    drive = driving(steps=4)
+    delta = (0.015, 0.01, -0.01, 0.0, 0.05, 0.1, 1)
+    found = verdict(drive, delta)
+    assert found.accepted
+    start, rotation = drive.kinematics.forward(drive.robot.home)
+    positions, rotations = compose_ee_deltas(start, rotation, np.tile(delta, (4, 1)))
+    drive.run(0.64)
+    for step in range(3):
+        due = drive.controller.governor.at(found.due_ns + (step + 1) * PERIOD)
+        reached, turned = drive.kinematics.forward(due.q)
+        np.testing.assert_allclose(reached, positions[step], atol=1e-3)
+        np.testing.assert_allclose(turned, rotations[step], atol=1e-2)
 
 
-def drive(executor: ChunkExecutor, start_ns: int, stop_ns: int, tick_ns: int = TICK) -> list[Command]:
-    """Every command given from `start_ns` to `stop_ns`, both included."""
-    commands = [executor.command(now) for now in range(start_ns, stop_ns + 1, tick_ns)]
-    return [command for command in commands if command is not None]
-
-
-FORWARD = (0.02, 0, 0, 0, 0, 0, 1)
-
-
-def test_reaches_each_waypoint_at_its_time(
-    executor: ChunkExecutor, robot: RobotFile, kinematics: Kinematics
-) -> None:
-    delta = (0.02, 0.01, -0.01, 0.0, 0.05, 0.1, 1)
-    assert executor.accept(make_chunk(robot, delta), T0).accepted
-    commands = {command.stamp_ns: command for command in drive(executor, T0, T0 + 2 * PERIOD)}
-    start, rotation = kinematics.forward(robot.home)
-    positions, rotations = compose_ee_deltas(start, rotation, np.tile(delta, (2, 1)))
-    for step in range(2):
-        reached, turned = kinematics.forward(commands[T0 + (step + 1) * PERIOD].arm_positions)
-        np.testing.assert_allclose(reached, positions[step], atol=1e-4)
-        np.testing.assert_allclose(turned, rotations[step], atol=1e-3)
-
-
-def test_holds_the_last_set_point_when_the_window_ends(executor: ChunkExecutor, robot: RobotFile) -> None:
-    executor.accept(make_chunk(robot, FORWARD), T0)
-    commands = drive(executor, T0, T0 + 10 * PERIOD)
-    assert commands[-1].stamp_ns == T0 + 2 * PERIOD
-    assert executor.running is None and executor.setpoint is not None
-    np.testing.assert_array_equal(executor.setpoint[0], commands[-1].arm_positions)
+@pytest.mark.parametrize(("strategy", "most"), [(Strategy.OPEN_LOOP, 2), (Strategy.RECEDING_HORIZON, 4)])
+def test_without_a_newer_chunk_it_comes_to_rest_after_its_steps(strategy: Strategy, most: int) -> None:
+    """One that will be replaced goes on a little, so as not to slow down before its successor comes."""
+    drive = driving(strategy=strategy)
+    drive.give(FORWARD)
+    drive.run(2.5)
+    assert drive.controller.running is None and not drive.controller.governor.moving(drive.now)
+    steps = moved(drive)[0] / 0.02
+    assert steps == pytest.approx(round(steps), abs=0.02) and 2 <= round(steps) <= most
+    assert drive.tick() is None
 
 
 @pytest.mark.parametrize("steps", [1, 3, 8])
-def test_executes_as_many_steps_as_asked(robot: RobotFile, kinematics: Kinematics, steps: int) -> None:
-    executor = ChunkExecutor(robot, kinematics, execution_steps=steps)
-    executor.hold(robot.home, robot.gripper.open_m)
-    executor.accept(make_chunk(robot, (0.01, 0, 0, 0, 0, 0, 1)), T0)
-    last = drive(executor, T0, T0 + 10 * PERIOD)[-1]
-    moved = kinematics.forward(last.arm_positions)[0] - kinematics.forward(robot.home)[0]
-    assert moved[0] == pytest.approx(0.01 * steps, abs=1e-4)
+def test_open_loop_executes_exactly_as_many_steps_as_asked(steps: int) -> None:
+    drive = driving(steps=steps, strategy=Strategy.OPEN_LOOP)
+    drive.give((0.01, 0, 0, 0, 0, 0, 1))
+    drive.run(2.5)
+    assert moved(drive)[0] == pytest.approx(0.01 * steps, abs=2e-4)
 
 
-@pytest.mark.parametrize("steps", [0, 9])
-def test_an_impossible_number_of_steps_is_refused(
-    robot: RobotFile, kinematics: Kinematics, steps: int
-) -> None:
-    with pytest.raises(ValueError, match=f"execution_steps is {steps}, expected 1 to the horizon 8"):
-        ChunkExecutor(robot, kinematics, execution_steps=steps)
+def test_steps_that_were_not_executed_are_not_left_out() -> None:
+    """The arm stood still while the policy worked: the chunk starts at its beginning, only later."""
+    drive = driving(steps=1, strategy=Strategy.OPEN_LOOP)
+    found = verdict(drive, FORWARD, observation_ns=drive.now - to_ns(0.3) + 1, due_ns=drive.now - to_ns(0.3))
+    assert found.outcome is Outcome.DISCARDED  # from before the switch
+    drive.run(0.4)
+    due = drive.now - to_ns(0.3)
+    found = verdict(drive, FORWARD, observation_ns=due)
+    assert found.accepted and found.due_ns == pytest.approx(drive.now, abs=to_ns(0.041))
+    drive.run(1.0)
+    assert moved(drive)[0] == pytest.approx(0.02, abs=2e-4)
 
 
-def test_a_late_chunk_starts_at_its_elapsed_phase(
-    executor: ChunkExecutor, robot: RobotFile, kinematics: Kinematics
-) -> None:
-    late = T0 + 2 * PERIOD + PERIOD // 2  # step 2 is half over
-    assert executor.accept(make_chunk(robot, FORWARD), late).accepted
-    commands = drive(executor, late, late + 4 * PERIOD)
-    home = kinematics.forward(robot.home)[0]
-    at_step_2 = next(command for command in commands if command.stamp_ns == T0 + 3 * PERIOD)
-    assert (kinematics.forward(at_step_2.arm_positions)[0] - home)[0] == pytest.approx(0.06, abs=1e-4)
-    # Two periods of execution from takeover end half-way through step 4.
-    assert commands[-1].stamp_ns == late + 2 * PERIOD
-    assert (kinematics.forward(commands[-1].arm_positions)[0] - home)[0] == pytest.approx(0.09, abs=1e-3)
+def test_steps_that_were_executed_meanwhile_are_skipped_by_time() -> None:
+    drive = driving(steps=4)
+    drive.give(FORWARD)
+    drive.run(0.4)
+    seen_ns, seen_at = drive.now, drive.q
+    drive.run(0.3)
+    found = verdict(drive, FORWARD, observation_ns=seen_ns, observation_positions=seen_at)
+    assert found.accepted and found.due_ns == seen_ns
+    before = len(drive.path)
+    drive.run(0.3)
+    speeds = np.diff([drive.kinematics.forward(q)[0][0] for q in drive.path[before - 5 :]]) / 0.02
+    # The same motion, planned anew on the way: no pause and no rush.
+    np.testing.assert_allclose(speeds, 0.1, atol=0.012)
 
 
-def test_the_chunks_own_end_cuts_the_window(executor: ChunkExecutor, robot: RobotFile) -> None:
-    robot = with_action(robot, max_chunk_age_s=10.0)
-    executor = ChunkExecutor(robot, Kinematics(robot))
-    executor.hold(robot.home, robot.gripper.open_m)
-    late = T0 + 7 * PERIOD + PERIOD // 2
-    assert executor.accept(make_chunk(robot, (0.002, 0, 0, 0, 0, 0, 1)), late).accepted
-    assert drive(executor, late, late + 3 * PERIOD)[-1].stamp_ns == T0 + 8 * PERIOD
+def test_a_new_chunk_takes_over_without_a_jump() -> None:
+    drive = driving(steps=4)
+    drive.give(FORWARD)
+    drive.run(0.3)
+    drive.give((-0.02, 0.02, 0, 0, 0, 0, 1), sequence=2)
+    before, command = drive.q, drive.tick()
+    assert command is not None and command.first_of is not None and command.first_of.chunk.sequence == 2
+    limits = drive.controller.governor.limits
+    assert np.all(np.abs(drive.q - before) <= limits.velocity * 0.02)
+    drive.run(0.6)
+    steps = np.diff(drive.path, n=2, axis=0)[10:] / 0.02**2
+    assert np.all(np.abs(steps) <= limits.acceleration * 1.05)
 
 
-def test_a_new_chunk_takes_over_without_a_jump(executor: ChunkExecutor, robot: RobotFile) -> None:
-    executor.accept(make_chunk(robot, FORWARD), T0)
-    before = drive(executor, T0, T0 + PERIOD)[-1]
-    other = make_chunk(robot, (-0.02, 0.02, 0, 0, 0, 0, 1), sequence=2, observation_ns=T0 + PERIOD)
-    assert executor.accept(other, T0 + PERIOD + TICK // 2).accepted
-    after = executor.command(T0 + PERIOD + TICK)
-    assert after is not None and after.first and after.sequence == 2
-    limit = 0.9 * np.pi * 0.02
-    assert np.all(np.abs(after.arm_positions - before.arm_positions) <= limit + 1e-12)
+def test_only_the_first_command_of_a_chunk_is_marked() -> None:
+    drive = driving()
+    drive.give(FORWARD)
+    assert [command.first_of is not None for command in drive.run(0.08)] == [True, False, False, False]
 
 
-def test_a_take_over_in_motion_does_not_pause(
-    executor: ChunkExecutor, robot: RobotFile, kinematics: Kinematics
-) -> None:
-    """The same motion, replanned between two ticks, passes the same set-points."""
-    executor.accept(make_chunk(robot, FORWARD), T0)
-    before = drive(executor, T0, T0 + PERIOD + 2 * TICK)
-    measured = before[-3].arm_positions
-    again = make_chunk(robot, FORWARD, observation_ns=T0 + PERIOD, observation_positions=measured)
-    assert executor.accept(again, T0 + PERIOD + 2 * TICK + TICK // 2).accepted
-    after = drive(executor, T0 + PERIOD + 3 * TICK, T0 + PERIOD + 5 * TICK)
-    steps = np.diff([kinematics.forward(c.arm_positions)[0][0] for c in before[-3:] + after])
-    np.testing.assert_allclose(steps, 0.02 / 10, atol=5e-5)
+def test_open_loop_lets_the_newest_wait_and_start_at_the_end() -> None:
+    drive = driving(steps=2, strategy=Strategy.OPEN_LOOP)
+    drive.give(FORWARD)
+    drive.run(0.2)
+    assert verdict(drive, FORWARD, sequence=2).outcome is Outcome.WAITING
+    drive.run(0.06)
+    third = drive.give((0, 0.02, 0, 0, 0, 0, 1), sequence=3)
+    assert third.verdict.outcome is Outcome.WAITING
+    overtaken = [h for h in drive.happened(Judged) if h.chunk.sequence == 2]
+    assert overtaken[-1].verdict == Verdict(Outcome.DISCARDED, "a newer chunk came before its first command")
+    firsts = [c.first_of.chunk.sequence for c in drive.run(1.0) if c.first_of is not None]
+    assert firsts == [3]
+    # The first chunk was executed to its end, 2 steps, before the waiting one drove, from where it was observed.
+    furthest = max(drive.kinematics.forward(q)[0][0] for q in drive.path)
+    assert furthest - drive.kinematics.forward(drive.robot.home)[0][0] == pytest.approx(0.04, abs=1e-3)
+    assert moved(drive)[1] > 0.02
 
 
-def test_a_set_point_ahead_of_time_takes_over_where_it_is_meant_for(
-    executor: ChunkExecutor, robot: RobotFile, kinematics: Kinematics
-) -> None:
-    lead = 2 * TICK
-    assert executor.accept(make_chunk(robot, FORWARD), T0, takeover_ns=T0 + lead).accepted
-    commands = {command.stamp_ns: command for command in drive(executor, T0 + lead, T0 + 2 * PERIOD + lead)}
-    reached = kinematics.forward(commands[T0 + PERIOD].arm_positions)[0] - kinematics.forward(robot.home)[0]
-    assert reached[0] == pytest.approx(0.02, abs=1e-4)
-    assert max(commands) == T0 + 2 * PERIOD + lead
+def test_a_chunk_that_waited_for_too_long_is_stale() -> None:
+    drive = driving(steps=8, strategy=Strategy.OPEN_LOOP)
+    drive.give((0.005, 0, 0, 0, 0, 0, 1))
+    drive.run(0.2)
+    drive.give(FORWARD, sequence=2)
+    drive.run(2.0)
+    assert [h.verdict.outcome for h in drive.happened(Judged) if h.chunk.sequence == 2] == [
+        Outcome.WAITING,
+        Outcome.STALE,
+    ]
 
 
-def test_only_the_first_command_of_a_chunk_is_marked(executor: ChunkExecutor, robot: RobotFile) -> None:
-    executor.accept(make_chunk(robot, FORWARD), T0)
-    assert [command.first for command in drive(executor, T0, T0 + 3 * TICK)] == [True, False, False, False]
+def test_an_ensemble_goes_between_what_its_chunks_say() -> None:
+    drive = driving(steps=4, strategy=Strategy.TEMPORAL_ENSEMBLE)
+    drive.give((0.0, 0.02, 0, 0, 0, 0, 1))
+    drive.run(0.2)
+    drive.give((0.0, 0.0, 0, 0, 0, 0, 1), sequence=2)
+    drive.run(0.6)
+    # The first says 0.08 m by now, the second stays at 0.02 m.
+    assert moved(drive)[1] == pytest.approx(0.05, abs=0.005)
+    drive.run(1.0)
+    assert moved(drive)[1] == pytest.approx(0.02, abs=0.001)  # where only the second goes as far
 
 
-def test_velocity_limits_hold_whatever_the_chunk_asks(executor: ChunkExecutor, robot: RobotFile) -> None:
-    assert executor.accept(make_chunk(robot, (0, 0, 0, 0, 0, 0.9, 1)), T0).accepted
-    commands = drive(executor, T0, T0 + 2 * PERIOD)
-    speed = np.abs(np.diff([command.arm_positions for command in commands], axis=0)) / 0.02
-    assert speed.max() == pytest.approx(0.9 * np.pi, rel=1e-6)
-    # The arm lagged behind, and it stays where it was commanded last.
-    assert executor.command(T0 + 3 * PERIOD) is None
+def test_the_same_calls_give_the_same_commands() -> None:
+    def run() -> list[np.ndarray]:
+        drive = driving()
+        drive.give(FORWARD)
+        drive.run(0.2)
+        drive.give((0, 0.02, 0, 0, 0, 0.1, 0), sequence=2)
+        return [command.motion.positions for command in drive.run(0.6)]
+
+    for first, second in zip(run(), run(), strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
-def test_a_stalled_tick_is_not_paid_out_in_one_step(executor: ChunkExecutor, robot: RobotFile) -> None:
-    executor.accept(make_chunk(robot, (0, 0, 0, 0, 0, 0.9, 1)), T0)
-    executor.command(T0)
-    stalled = executor.command(T0 + 2 * PERIOD)
-    assert stalled is not None
-    allowed = 0.9 * np.pi * 2 / robot.rates.command_hz
-    assert np.abs(stalled.arm_positions - robot.home).max() <= allowed + 1e-12
+# What actions mean ------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_goes_back_repeats_the_set_point(executor: ChunkExecutor, robot: RobotFile) -> None:
-    executor.accept(make_chunk(robot, FORWARD), T0)
-    before = drive(executor, T0, T0 + 10 * TICK)[-1]
-    again = executor.command(T0 + 2 * TICK)
-    assert again is not None
-    np.testing.assert_allclose(again.arm_positions, before.arm_positions, atol=1e-8)
+def test_observation_composition_starts_at_the_observed_joints() -> None:
+    drive = driving(steps=1, strategy=Strategy.OPEN_LOOP)
+    observed = drive.robot.home + np.array([0.05, 0, 0, 0, 0, 0])
+    drive.give(FORWARD, observation_positions=observed)
+    drive.run(1.0)
+    expected = drive.kinematics.forward(observed)[0] + [0.02, 0, 0]
+    np.testing.assert_allclose(drive.tool, expected, atol=1e-4)
 
 
-def test_waypoints_stay_inside_the_workspace_box(
-    executor: ChunkExecutor, robot: RobotFile, kinematics: Kinematics
-) -> None:
-    assert executor.accept(make_chunk(robot, (0.02, 0, -0.13, 0, 0, 0, 1)), T0).accepted
-    lowest = min(kinematics.forward(c.arm_positions)[0][2] for c in drive(executor, T0, T0 + 2 * PERIOD))
-    assert lowest >= robot.workspace.lower[2] - 1e-3
-    assert lowest < robot.workspace.lower[2] + 0.02
+def test_previous_target_composition_starts_at_the_pose_commanded_at_due() -> None:
+    """BridgeData: deltas go onto the previous target, whatever was measured."""
+    drive = driving(with_action(shared_robot(), composition="previous_target"), steps=4)
+    elsewhere = np.zeros(6)
+    drive.give(FORWARD, observation_positions=elsewhere)
+    drive.run(0.5)
+    seen_ns = drive.now
+    target = drive.kinematics.forward(drive.controller.governor.at(seen_ns).q)[0]
+    drive.run(0.06)
+    found = verdict(drive, FORWARD, sequence=2, observation_ns=seen_ns, observation_positions=elsewhere)
+    assert found.accepted
+    drive.run(0.6)
+    due = drive.controller.governor.at(seen_ns + 2 * PERIOD).q
+    np.testing.assert_allclose(drive.kinematics.forward(due)[0], target + np.array([0.04, 0, 0]), atol=1e-3)
 
 
-def test_a_pose_out_of_reach_is_refused_and_the_arm_holds(robot: RobotFile, kinematics: Kinematics) -> None:
-    wide = dataclasses.replace(robot.workspace, lower=np.full(3, -9.0), upper=np.full(3, 9.0))
-    robot = dataclasses.replace(robot, workspace=wide)
-    executor = ChunkExecutor(robot, kinematics)
-    executor.hold(robot.home, robot.gripper.open_m)
-    verdict = executor.accept(make_chunk(robot, (0.5, 0, 0, 0, 0, 0, 1)), T0)
-    assert verdict.outcome is Outcome.REFUSED
-    assert "step 0: no arm position reaches (0.740" in verdict.reason
-    assert executor.command(T0 + TICK) is None
+def test_rotations_are_in_base_axes_about_the_tool_point() -> None:
+    drive = driving(steps=2, strategy=Strategy.OPEN_LOOP)
+    position, rotation = drive.kinematics.forward(drive.robot.home)
+    delta = (0, 0, 0, 0.1, 0, 0.2, 1)
+    drive.give(delta)
+    drive.run(1.2)
+    reached, turned = drive.kinematics.forward(drive.q)
+    np.testing.assert_allclose(reached, position, atol=5e-4)
+    expected = compose_ee_deltas(position, rotation, np.tile(delta, (2, 1)))[1][-1]
+    np.testing.assert_allclose(turned, expected, atol=2e-3)
 
 
-def test_steps_before_one_that_is_out_of_reach_are_executed(robot: RobotFile, kinematics: Kinematics) -> None:
-    wide = dataclasses.replace(robot.workspace, lower=np.full(3, -9.0), upper=np.full(3, 9.0))
-    robot = dataclasses.replace(robot, workspace=wide)
-    executor = ChunkExecutor(robot, kinematics, execution_steps=4)
-    executor.hold(robot.home, robot.gripper.open_m)
-    data = make_chunk(robot, FORWARD).data.copy()
-    data[2, 0] = 0.5
-    verdict = executor.accept(make_chunk(robot, data=data), T0)
-    assert verdict.accepted and "step 2: no arm position reaches" in verdict.reason
-    commands = drive(executor, T0, T0 + 10 * PERIOD)
-    assert commands[-1].stamp_ns == T0 + 2 * PERIOD
-    moved = kinematics.forward(commands[-1].arm_positions)[0] - kinematics.forward(robot.home)[0]
-    np.testing.assert_allclose(moved, [0.04, 0, 0], atol=1e-3)
-
-
-def test_a_pose_just_out_of_reach_becomes_the_nearest_one_in_reach(
-    robot: RobotFile, kinematics: Kinematics
-) -> None:
-    start, rotation = kinematics.forward(robot.home)
-    corner = np.array([0.44, -0.24, start[2]])
-    near = kinematics.inverse(np.array([0.40, -0.20, start[2]]), rotation, robot.home).q
-    assert kinematics.inverse(corner, rotation, near).position_error_m > 0.02
-    executor = ChunkExecutor(robot, kinematics)
-    executor.hold(near, robot.gripper.open_m)
-    chunk = make_chunk(robot, (0.02, -0.02, 0, 0, 0, 0, 1), observation_positions=near)
-    assert executor.accept(chunk, T0).accepted
-    reached = kinematics.forward(drive(executor, T0, T0 + 2 * PERIOD)[-1].arm_positions)[0]
-    assert np.linalg.norm(reached - corner) < MAX_POSITION_ERROR_M
-
-
-def test_the_gripper_is_a_switch(executor: ChunkExecutor, robot: RobotFile) -> None:
-    data = make_chunk(robot).data.copy()
+def test_the_gripper_is_a_switch_on_the_way_to_each_waypoint() -> None:
+    drive = driving(steps=3)
+    data = np.zeros((8, 7))
     data[:, 6] = [0.51, 0.49, 1, 1, 1, 1, 1, 1]
-    executor.accept(make_chunk(robot, data=data), T0)
-    fingers = {command.stamp_ns: command.finger_m for command in drive(executor, T0, T0 + 2 * PERIOD)}
-    assert fingers[T0 + PERIOD - TICK] == robot.gripper.open_m
-    assert fingers[T0 + PERIOD] == robot.gripper.closed_m
-    assert fingers[T0 + 2 * PERIOD] == robot.gripper.closed_m
+    drive.give(data=data)
+    fingers = [round(command.finger_m, 6) for command in drive.run(0.6)]
+    changes = [fingers[0], *(b for a, b in itertools.pairwise(fingers) if a != b)]
+    gripper = drive.robot.gripper
+    assert changes == [gripper.open_m, gripper.closed_m, gripper.open_m]
 
 
-def test_observation_composition_starts_at_the_observed_joints(
-    executor: ChunkExecutor, robot: RobotFile, kinematics: Kinematics
-) -> None:
-    observed = robot.home + np.array([0.05, 0, 0, 0, 0, 0])
-    executor.accept(make_chunk(robot, FORWARD, observation_positions=observed), T0)
-    reached = kinematics.forward(drive(executor, T0, T0 + PERIOD)[-1].arm_positions)[0]
-    expected = kinematics.forward(observed)[0] + [0.02, 0, 0]
-    np.testing.assert_allclose(reached, expected, atol=1e-4)
-
-
-def test_previous_target_composition_starts_at_the_pose_commanded_at_due(
-    robot: RobotFile, kinematics: Kinematics
-) -> None:
-    robot = with_action(robot, composition="previous_target")
-    executor = ChunkExecutor(robot, kinematics)
-    executor.hold(robot.home, robot.gripper.open_m)
-    elsewhere = np.zeros(6)  # where the arm was measured must not matter
-    executor.accept(make_chunk(robot, FORWARD, observation_positions=elsewhere), T0)
-    drive(executor, T0, T0 + PERIOD + 3 * TICK)
-    second = make_chunk(
-        robot, FORWARD, sequence=2, observation_ns=T0 + PERIOD, observation_positions=elsewhere
-    )
-    # At due the target was one delta from home; by its arrival the old chunk has moved on a little.
-    assert executor.accept(second, T0 + PERIOD + 3 * TICK).accepted
-    last = drive(executor, T0 + PERIOD + 4 * TICK, T0 + 2 * PERIOD)[-1]
-    reached = kinematics.forward(last.arm_positions)[0]
-    np.testing.assert_allclose(reached - kinematics.forward(robot.home)[0], [0.04, 0, 0], atol=1e-4)
-
-
-def test_joint_positions_are_absolute_and_the_opening_is_not_switched(
-    robot: RobotFile, kinematics: Kinematics
-) -> None:
-    robot = with_action(robot, space="joint_position", names=(*robot.arm_joints, "gripper"))
-    executor = ChunkExecutor(robot, kinematics)
-    executor.hold(robot.home, robot.gripper.open_m)
+def test_joint_positions_are_absolute_and_the_opening_is_not_switched() -> None:
+    robot = with_action(shared_robot(), space="joint_position")
+    drive = driving(robot, steps=1)
     target = robot.home + 0.1
-    executor.accept(make_chunk(robot, [*target, 0.25]), T0)
-    last = drive(executor, T0, T0 + PERIOD)[-1]
-    np.testing.assert_allclose(last.arm_positions, target, atol=1e-9)
-    assert last.finger_m == pytest.approx(robot.gripper.finger(0.25))
+    drive.give([*target, 0.25])
+    commands = drive.run(1.0)
+    np.testing.assert_allclose(drive.q, target, atol=1e-6)
+    assert commands[-1].finger_m == pytest.approx(robot.gripper.finger(0.25))
 
 
-def test_joint_positions_outside_the_workspace_move_to_its_border(
-    robot: RobotFile, kinematics: Kinematics
-) -> None:
-    robot = with_action(robot, space="joint_position", names=(*robot.arm_joints, "gripper"))
-    executor = ChunkExecutor(robot, kinematics, execution_steps=8)
-    executor.hold(robot.home, robot.gripper.open_m)
+# Limits -----------------------------------------------------------------------------------------------
+
+
+def test_joint_positions_outside_the_workspace_move_to_its_border() -> None:
+    robot = with_action(shared_robot(), space="joint_position")
+    kinematics = shared_kinematics()
+    drive = driving(robot, steps=8)
     below = kinematics.inverse(np.array([0.24, 0, 0.002]), kinematics.forward(robot.home)[1], robot.home).q
-    assert executor.accept(make_chunk(robot, [*below, 1]), T0).accepted
-    last = drive(executor, T0, T0 + 8 * PERIOD)[-1]
-    assert kinematics.forward(last.arm_positions)[0][2] == pytest.approx(robot.workspace.lower[2], abs=1e-4)
+    assert verdict(drive, [*below, 1]).accepted
+    drive.run(2.0)
+    assert drive.tool[2] == pytest.approx(robot.workspace.lower[2], abs=1e-4)
 
 
-def test_a_joint_that_would_jump_to_another_branch_is_refused(
-    executor: ChunkExecutor, robot: RobotFile
-) -> None:
-    verdict = executor.accept(make_chunk(robot, (0, 0, 0, 0, 0, 3.0, 1)), T0)
-    assert verdict.outcome is Outcome.REFUSED
-    assert "would have to jump" in verdict.reason and "expected at most 1.26 rad" in verdict.reason
+def test_waypoints_stay_inside_the_workspace_box() -> None:
+    drive = driving()
+    assert verdict(drive, (0.02, 0, -0.13, 0, 0, 0, 1)).accepted
+    drive.run(1.5)
+    lowest = min(drive.kinematics.forward(q)[0][2] for q in drive.path)
+    assert drive.robot.workspace.lower[2] - BOX_TOLERANCE_M <= lowest < drive.robot.workspace.lower[2] + 0.01
+
+
+def everywhere(robot: RobotFile) -> RobotFile:
+    wide = dataclasses.replace(robot.workspace, lower=np.full(3, -9.0), upper=np.full(3, 9.0))
+    return dataclasses.replace(robot, workspace=wide)
+
+
+def test_a_pose_out_of_reach_is_refused_and_the_arm_holds() -> None:
+    drive = driving(everywhere(shared_robot()))
+    found = verdict(drive, (0.5, 0, 0, 0, 0, 0, 1))
+    assert found.outcome is Outcome.REFUSED and "step 0: no arm position reaches (0.740" in found.reason
+    assert drive.tick() is None
+
+
+def test_steps_before_one_that_is_out_of_reach_are_executed() -> None:
+    drive = driving(everywhere(shared_robot()), steps=4)
+    data = np.tile(FORWARD, (8, 1)).astype(float)
+    data[2, 0] = 0.5
+    found = verdict(drive, data=data)
+    assert found.accepted and "step 2: no arm position reaches" in found.reason
+    drive.run(1.5)
+    np.testing.assert_allclose(moved(drive), [0.04, 0, 0], atol=1e-3)
+
+
+def test_a_pose_just_out_of_reach_becomes_the_nearest_one_in_reach() -> None:
+    kinematics, home = shared_kinematics(), shared_robot().home
+    start, rotation = kinematics.forward(home)
+    corner = np.array([0.44, -0.24, start[2]])
+    near = kinematics.inverse(np.array([0.40, -0.20, start[2]]), rotation, home).q
+    assert kinematics.inverse(corner, rotation, near).position_error_m > 0.02
+    drive = driving(q=near)
+    assert verdict(drive, (0.02, -0.02, 0, 0, 0, 0, 1)).accepted
+    drive.run(1.5)
+    assert np.linalg.norm(drive.tool - corner) < MAX_POSITION_ERROR_M
+
+
+def test_a_joint_that_would_jump_to_another_branch_is_refused() -> None:
+    found = verdict(driving(), (0, 0, 0, 0, 0, 3.0, 1))
+    assert found.outcome is Outcome.REFUSED
+    assert "would have to jump" in found.reason and "expected at most 1.26 rad" in found.reason
+
+
+# What is refused --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -332,130 +313,59 @@ def test_a_joint_that_would_jump_to_another_branch_is_refused(
         ({"data": np.full((8, 7), np.nan)}, r"data\[0, 0\] is nan, expected a finite number"),
         ({"names": ("dx", "dy", "dz", "roll", "pitch", "yaw", "gripper")}, "names is .*expected .*'droll'"),
         ({"data": np.zeros((7, 7))}, r"data shape is \(7, 7\), expected \(8, 7\)"),
-        ({"robot": "panda"}, "robot is 'panda', expected 'wx250s'"),
         ({"action_space": "joint_position"}, "action_space is 'joint_position', expected 'ee_delta'"),
         ({"observation_positions": np.full(6, np.inf)}, "observation_positions.* is inf"),
         ({"period_s": 0.1}, "period_s is 0.1, expected 0.2"),
     ],
 )
-def test_a_wrong_chunk_is_refused_whole(
-    executor: ChunkExecutor, robot: RobotFile, changes: dict[str, Any], words: str
-) -> None:
-    verdict = executor.accept(make_chunk(robot, FORWARD, **changes), T0)
-    assert verdict.outcome is Outcome.REFUSED
-    assert re.search(words, verdict.reason), verdict.reason
-    assert executor.command(T0 + TICK) is None
+def test_a_wrong_chunk_is_refused_whole_and_disturbs_nothing(changes: dict[str, Any], words: str) -> None:
+    drive = driving()
+    drive.give(FORWARD)
+    drive.tick()
+    found = verdict(drive, STILL, sequence=2, **changes)
+    assert found.outcome is Outcome.REFUSED and re.search(words, found.reason), found.reason
+    assert drive.controller.running is not None and drive.controller.running.sequence == 1
 
 
-def test_a_refused_chunk_does_not_disturb_the_running_one(executor: ChunkExecutor, robot: RobotFile) -> None:
-    executor.accept(make_chunk(robot, FORWARD), T0)
-    bad = make_chunk(robot, sequence=2, observation_ns=T0 + TICK, data=np.full((8, 7), np.nan))
-    assert executor.accept(bad, T0 + TICK).outcome is Outcome.REFUSED
-    assert executor.running is not None and executor.running.sequence == 1
+def test_old_future_repeated_and_overtaken_chunks_are_not_executed() -> None:
+    drive = driving()
+    drive.run(1.0)
+    old = verdict(drive, FORWARD, observation_ns=drive.now - to_ns(0.6))
+    assert (old.outcome, old.reason) == (
+        Outcome.STALE,
+        "its observation is 0.600 s old, expected at most 0.5 s",
+    )
+    future = verdict(drive, FORWARD, observation_ns=drive.now + to_ns(1.0))
+    assert future.outcome is Outcome.REFUSED and "lies 1.000 s in the future" in future.reason
+    assert drive.tick() is None
+    chunk = make_chunk(drive.robot, FORWARD, sequence=5, observation_ns=drive.now)
+    assert verdict(drive, data=chunk.data, sequence=5).accepted
+    again = verdict(drive, data=chunk.data, sequence=5)
+    earlier = verdict(drive, FORWARD, sequence=4, observation_ns=drive.now - TICK)
+    assert again.outcome is earlier.outcome is Outcome.DISCARDED
+    assert "not newer than the last chunk's" in again.reason and "20.0 ms behind" in earlier.reason
 
 
-def test_an_old_chunk_is_stale(executor: ChunkExecutor, robot: RobotFile) -> None:
-    verdict = executor.accept(make_chunk(robot, FORWARD), T0 + to_ns(0.6))
-    assert verdict.outcome is Outcome.STALE
-    assert verdict.reason == "its observation is 0.600 s old, expected at most 0.5 s"
-    assert executor.command(T0 + to_ns(0.6)) is None
+def test_a_chunk_wholly_in_the_past_is_stale() -> None:
+    drive = driving(with_action(shared_robot(), max_chunk_age_s=10.0))
+    drive.give(FORWARD)
+    drive.run(0.6)
+    drive.give(FORWARD, sequence=2)
+    drive.run(0.6)
+    drive.give(FORWARD, sequence=3)
+    first_ns = T0 + TICK
+    late = verdict(drive, FORWARD, sequence=4, observation_ns=drive.now + 1, due_ns=first_ns + 2)
+    assert late.outcome is Outcome.REFUSED  # a chunk is not due before it was observed
 
 
-def test_a_chunk_wholly_in_the_past_is_stale(robot: RobotFile, kinematics: Kinematics) -> None:
-    robot = with_action(robot, max_chunk_age_s=10.0)
-    executor = ChunkExecutor(robot, kinematics)
-    executor.hold(robot.home, robot.gripper.open_m)
-    verdict = executor.accept(make_chunk(robot, FORWARD), T0 + to_ns(1.7))
-    assert (verdict.outcome, verdict.reason) == (Outcome.STALE, "its last step was due 0.100 s ago")
+def test_a_restarted_policy_may_count_from_one_again() -> None:
+    drive = driving()
+    drive.give(FORWARD, sequence=70)
+    drive.tick()
+    assert verdict(drive, FORWARD, sequence=1).accepted
 
 
-def test_a_chunk_from_the_future_is_refused(executor: ChunkExecutor, robot: RobotFile) -> None:
-    verdict = executor.accept(make_chunk(robot, FORWARD, observation_ns=T0 + to_ns(1.0)), T0)
-    assert verdict.outcome is Outcome.REFUSED
-    assert "lies 1.000 s in the future" in verdict.reason
-
-
-def test_an_older_or_repeated_chunk_is_discarded(executor: ChunkExecutor, robot: RobotFile) -> None:
-    newer = make_chunk(robot, FORWARD, sequence=2, observation_ns=T0)
-    assert executor.accept(newer, T0).accepted
-    assert executor.accept(newer, T0 + TICK).outcome is Outcome.DISCARDED
-    older = make_chunk(robot, FORWARD, sequence=1, observation_ns=T0 - TICK)
-    assert executor.accept(older, T0 + TICK).outcome is Outcome.DISCARDED
-    assert executor.running is not None and executor.running.sequence == 2
-
-
-def test_a_restarted_policy_may_count_from_one_again(executor: ChunkExecutor, robot: RobotFile) -> None:
-    executor.accept(make_chunk(robot, FORWARD, sequence=70), T0)
-    restarted = make_chunk(robot, FORWARD, sequence=1, observation_ns=T0 + TICK)
-    assert executor.accept(restarted, T0 + TICK).accepted
-
-
-def test_nothing_is_accepted_before_the_arm_is_known(robot: RobotFile, kinematics: Kinematics) -> None:
-    executor = ChunkExecutor(robot, kinematics)
-    verdict = executor.accept(make_chunk(robot, FORWARD), T0)
-    assert verdict.outcome is Outcome.REFUSED
-    assert verdict.reason == "the position of the arm is not known yet"
-
-
-def test_hold_drops_the_running_chunk(executor: ChunkExecutor, robot: RobotFile) -> None:
-    executor.accept(make_chunk(robot, FORWARD), T0)
-    executor.command(T0 + TICK)
-    executor.hold()
-    assert executor.command(T0 + 2 * TICK) is None
-
-
-def test_hold_refuses_what_is_not_a_position(executor: ChunkExecutor) -> None:
-    with pytest.raises(ValueError, match="expected 6 finite joint positions"):
-        executor.hold(np.array([0, 0, np.nan, 0, 0, 0]), 0.03)
-
-
-def test_accepting_is_quick(executor: ChunkExecutor, robot: RobotFile) -> None:
-    taken = []
-    for sequence in range(30):
-        stamp = T0 + sequence * TICK
-        chunk = make_chunk(robot, (0.015, 0.01, -0.01, 0, 0.02, 0.1, 1), observation_ns=stamp)
-        start = time.perf_counter()
-        assert executor.accept(chunk, stamp).accepted
-        taken.append(time.perf_counter() - start)
-    assert np.median(taken) < 0.01
-
-
-def test_random_chunks_never_break_a_limit(robot: RobotFile, kinematics: Kinematics) -> None:
-    random = np.random.default_rng(7)
-    executor = ChunkExecutor(robot, kinematics)
-    executor.hold(robot.home, robot.gripper.open_m)
-    previous, now = np.array(robot.home), T0
-    allowed = np.array([robot.limits[name].velocity for name in robot.arm_joints]) * 0.02
-    for sequence in range(150):
-        data = random.normal(0, [0.03, 0.03, 0.03, 0.1, 0.1, 0.3, 1], (8, 7))
-        late = int(random.integers(0, to_ns(0.3)))
-        measured = previous + random.normal(0, 0.02, 6)
-        chunk = make_chunk(
-            robot, data=data, sequence=sequence, observation_ns=now - late, observation_positions=measured
-        )
-        executor.accept(chunk, now)
-        for _ in range(int(random.integers(1, 30))):
-            command = executor.command(now)
-            now += TICK
-            if command is None:
-                continue
-            assert np.all(np.abs(command.arm_positions - previous) <= allowed + 1e-12)
-            assert np.all(command.arm_positions >= robot.lower)
-            assert np.all(command.arm_positions <= robot.upper)
-            position = kinematics.forward(command.arm_positions)[0]
-            assert np.all(position >= robot.workspace.lower - BOX_TOLERANCE_M)
-            assert np.all(position <= robot.workspace.upper + BOX_TOLERANCE_M)
-            previous = command.arm_positions
-
-
-def test_the_same_calls_give_the_same_commands(robot: RobotFile, kinematics: Kinematics) -> None:
-    def run() -> list[np.ndarray]:
-        executor = ChunkExecutor(robot, kinematics)
-        executor.hold(robot.home, robot.gripper.open_m)
-        executor.accept(make_chunk(robot, FORWARD), T0)
-        first = drive(executor, T0, T0 + PERIOD)
-        second = make_chunk(robot, (0, 0.02, 0, 0, 0, 0.1, 0), observation_ns=T0 + PERIOD)
-        executor.accept(second, T0 + PERIOD)
-        return [c.arm_positions for c in first + drive(executor, T0 + PERIOD, T0 + 3 * PERIOD)]
-
-    np.testing.assert_array_equal(run(), run())
+@pytest.mark.parametrize("steps", [0, 9, -1])
+def test_an_impossible_number_of_steps_is_refused(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"execution_steps is {steps}, expected 1 to the horizon 8"):
+        Drive(ControlSettings(ChunkSettings(execution_steps=steps)))

@@ -2,148 +2,309 @@
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinbrain_ros.control.executor import VELOCITY_MARGIN, ChunkExecutor
-from twinbrain_ros.control.plan import NS_PER_S, to_ns
-from twinbrain_ros.control.verdict import Command, Outcome, Verdict
+from twinbrain_ros.control.executor import ChunkExecutor
+from twinbrain_ros.control.governor import Governor
+from twinbrain_ros.control.modes import ASKED, Event, Intervention, Mode, ModeChange, ModeError, Modes
+from twinbrain_ros.control.motion import Reference
+from twinbrain_ros.control.strategies import ChunkSettings
+from twinbrain_ros.control.teleop import Inputs, TeleopDrive
+from twinbrain_ros.control.verdict import Command, Judged, Outcome, Verdict
+from twinbrain_ros.control.watchdogs import (
+    ClockWatch,
+    Joints,
+    JointsWatch,
+    PolicyBeat,
+    PolicyWatch,
+    WatchdogSettings,
+)
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 
-# A command tells where the arm is to be this many command periods from now. With one, a tick that comes late
-# finds the arm at the end of its last point and stopped; with two, the trajectory controller always has one
-# more period of motion in hand, and in steady motion it still passes every set-point at its time.
-LEAD_PERIODS = 2
+VELOCITY_MARGIN = 0.9
+# An arm that stands this near to where it was left goes on from there: starting from where it is measured
+# instead would let it sink by its sag at every start. One that is further away has been moved by somebody.
+SAME_PLACE_RAD = 0.1
 
-
-class Mode(enum.IntEnum):
-    """Who drives, with the numbers of the ControlMode message."""
-
-    HOLD = 0
-    TELEOP = 1
-    AUTONOMY = 2
-    ESTOP = 3
-
-
-# What can be asked for. Teleoperation and emergency stop have their numbers, but nobody serves them yet.
-OFFERED = (Mode.HOLD, Mode.AUTONOMY)
-
-
-class ModeError(ValueError):
-    """A mode that cannot be taken now."""
+Happening = Judged | ModeChange | Intervention
 
 
 @dataclass(frozen=True)
-class ModeChange:
-    """The mode in force: since when [ns], asked for by whom, and why."""
+class ControlSettings:
+    """Everything about the controller that is not in the robot file.
 
-    mode: Mode
-    since_ns: int
-    source: str
-    reason: str
+    Attributes:
+        velocity_margin: share of the joint velocity limits that may be used, 0 to 1.
+        watchdogs: when each of them trips.
+        follows: whether the arm does what it is commanded; not so in a dry run.
+    """
 
-
-@dataclass(frozen=True)
-class _Joints:
-    stamp_ns: int
-    arm: NDArray[np.float64]
-    finger_m: float
+    chunks: ChunkSettings = field(default_factory=ChunkSettings)
+    velocity_margin: float = VELOCITY_MARGIN
+    watchdogs: WatchdogSettings = field(default_factory=WatchdogSettings)
+    follows: bool = True
 
 
 class ArmController:
-    """Holds the arm, or lets chunks drive it. Starts in hold; every time is given by the caller.
+    """Holds the arm, or lets chunks or a person drive it. Starts in hold; every time is given by the caller.
+
+    `now_ns` is the ROS clock, by which stamps are; `steady_ns` a clock that never jumps, by which silence and
+    rhythm are. What happens by the way is collected in `happenings` until the caller takes it from there.
 
     Args:
-        robot: limits, rates and ages.
+        robot: limits, rates, ages and teleop inputs.
         kinematics: of the same robot.
-        execution_steps: steps of each chunk that are executed; None takes the robot file's.
-        velocity_margin: share of the joint velocity limits that may be used, 0 to 1.
+        settings: strategy, margins and watchdogs; may be replaced while the arm holds.
     """
 
     def __init__(
-        self,
-        robot: RobotFile,
-        kinematics: Kinematics,
-        execution_steps: int | None = None,
-        velocity_margin: float = VELOCITY_MARGIN,
+        self, robot: RobotFile, kinematics: Kinematics, settings: ControlSettings | None = None
     ) -> None:
-        self.lead_s = LEAD_PERIODS / robot.rates.command_hz
-        self.state = ModeChange(Mode.HOLD, 0, "", "start")
-        self._executor = ChunkExecutor(robot, kinematics, execution_steps, velocity_margin)
-        self._lead_ns = to_ns(self.lead_s)
-        self._joints_age_s = robot.observation.max_age_s
-        self._joints: _Joints | None = None
+        self.settings = settings or ControlSettings()
+        self.governor = Governor(robot, kinematics, self.settings.velocity_margin)
+        self.inputs = Inputs(robot)
+        self.happenings: list[Happening] = []
+        self._robot, self._kinematics = robot, kinematics
+        self._executor = ChunkExecutor(robot, kinematics, self.governor, self.settings.chunks)
+        self._modes = Modes()
+        self._joints, self._policy, self._clock = JointsWatch(), PolicyWatch(), ClockWatch()
+        self._drive: TeleopDrive | None = None
+        self._intervention: Intervention | None = None
+        self._finger_m: float | None = None  # as commanded last
+        self._number = 0
+
+    @property
+    def state(self) -> ModeChange:
+        """Who drives since when, and why."""
+        return self._modes.now
 
     @property
     def mode(self) -> Mode:
         """Who drives."""
-        return self.state.mode
+        return self._modes.now.mode
+
+    @property
+    def running(self) -> ActionChunk | None:
+        """The chunk that drives, if one does."""
+        return self._executor.running
+
+    @property
+    def teleop_problem(self) -> str:
+        """Why the arm does not go where a person asks it to; empty if it does."""
+        return self._drive.problem if self._drive is not None else ""
+
+    def use(self, settings: ControlSettings) -> None:
+        """Other settings.
+
+        Raises:
+            ValueError: they are wrong, or cannot change while the arm is driven; the old ones stay.
+        """
+        self.check(settings)
+        self._executor.use(settings.chunks)
+        self.settings = settings
+
+    def check(self, settings: ControlSettings) -> None:
+        """Raises ValueError as `use` would, and changes nothing."""
+        if self.mode in (Mode.AUTONOMY, Mode.TELEOP):
+            raise ValueError(f"the mode is {self.mode.name}: settings change in HOLD only")
+        if settings.velocity_margin != self.settings.velocity_margin:
+            raise ValueError("velocity_margin is fixed once the controller is made")
+        settings.chunks.steps(self._robot.action.execution_steps, self._robot.action.horizon)
+
+    # In ---------------------------------------------------------------------------------------------
 
     def add_joints(self, stamp_ns: int, arm_positions: NDArray[np.float64], finger_m: float) -> None:
         """Takes in measured joints: arm [J] in rad in robot-file order, gripper joint in m; all finite."""
-        self._joints = _Joints(stamp_ns, arm_positions, finger_m)
+        self._joints.add(Joints(stamp_ns, np.array(arm_positions, dtype=np.float64), finger_m))
+
+    def refuse_joints(self, reason: str) -> None:
+        """Notes joint states that cannot be used."""
+        self._joints.refuse(reason)
 
     def joints_problem(self, now_ns: int) -> str:
         """Why the measured joints cannot be relied on now; empty if they can."""
-        if self._joints is None:
-            return "no joint states have arrived yet"
-        age_s = (now_ns - self._joints.stamp_ns) / NS_PER_S
-        if age_s > self._joints_age_s:
-            return f"the joint states are {age_s:.3f} s old, expected at most {self._joints_age_s} s"
-        return ""
+        return self._joints.problem(now_ns, self.settings.watchdogs.joints_timeout_s)
 
-    def set_mode(self, mode: int, now_ns: int, source: str, reason: str) -> Command | None:
-        """Changes who drives; gives the last command of a motion that ends by it, if there was one.
+    def add_beat(self, beat: PolicyBeat, steady_ns: int) -> None:
+        """Takes in what the policy says of itself."""
+        self._policy.add(beat, steady_ns)
+
+    def add_chunk(self, chunk: ActionChunk, now_ns: int, steady_ns: int) -> None:
+        """Judges a chunk; an accepted one drives the arm from the next command on."""
+        reason = ""
+        if self.mode is not Mode.AUTONOMY:
+            reason = f"the mode is {self.mode.name}"
+        elif chunk.observation_ns <= self.state.since_ns:
+            reason = "it was observed before the switch to autonomy"
+        else:
+            reason = self.joints_problem(now_ns)
+        if reason:
+            self.happenings.append(Judged(chunk, Verdict(Outcome.DISCARDED, reason)))
+            return
+        judged = self._executor.accept(chunk, now_ns)
+        if judged[-1].verdict.outcome in (Outcome.ACCEPTED, Outcome.WAITING):
+            self._policy.answered(steady_ns)
+        self.happenings += judged
+
+    # Who drives -------------------------------------------------------------------------------------
+
+    def set_mode(self, mode: int, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
+        """Changes who drives. The same mode again changes nothing.
 
         Raises:
-            ModeError: the mode is unknown, not offered, or the measured joints cannot be relied on.
+            ModeError: the mode is unknown, cannot follow the present one, or the joints cannot be relied on.
         """
-        if mode not in OFFERED:
-            known = ", ".join(f"{offered.name} ({offered.value})" for offered in OFFERED)
-            name = f"{Mode(mode).name} ({mode})" if mode in tuple(Mode) else str(mode)
-            raise ModeError(f"mode is {name}, expected one that this controller offers: {known}")
-        if mode == self.mode:
-            return None
-        if mode == Mode.HOLD:
-            last = self._rest(now_ns)
-        else:
-            problem = self.joints_problem(now_ns)
-            if problem or self._joints is None:
-                raise ModeError(f"cannot start autonomy: {problem}")
-            last = None
-            self._executor.hold(self._joints.arm, self._joints.finger_m)
-        self.state = ModeChange(Mode(mode), now_ns, source, reason)
-        return last
+        if mode not in ASKED:
+            known = ", ".join(f"{asked.name} ({asked.value})" for asked in ASKED)
+            more = "; the service estop stops" if mode == Mode.ESTOP else ""
+            raise ModeError(f"mode is {mode}, expected one of {known}{more}")
+        event = ASKED[Mode(mode)]
+        self._modes.next(event)
+        if mode != self.mode or self._modes.taken_over:
+            self._change(event, now_ns, steady_ns, source, reason)
 
-    def add_chunk(self, chunk: ActionChunk, now_ns: int) -> Verdict:
-        """Judges a chunk; an accepted one drives the arm from the next command on."""
-        if self.mode is not Mode.AUTONOMY:
-            return Verdict(Outcome.DISCARDED, f"the mode is {self.mode.name}")
-        if chunk.observation_ns <= self.state.since_ns:
-            return Verdict(Outcome.DISCARDED, "it was observed before the switch to autonomy")
-        problem = self.joints_problem(now_ns)
-        if problem:
-            return Verdict(Outcome.DISCARDED, problem)
-        return self._executor.accept(chunk, now_ns, now_ns + self._lead_ns)
+    def estop(self, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
+        """Comes to rest now, and stays there until `reset`."""
+        if self.mode is not Mode.ESTOP:
+            self._change(Event.ESTOP, now_ns, steady_ns, source, reason)
+
+    def fault(self, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
+        """Comes to rest, if the arm is driven, and holds until `reset`."""
+        if self.mode in (Mode.AUTONOMY, Mode.TELEOP):
+            self._change(Event.FAULT, now_ns, steady_ns, source, reason)
+
+    def reset(self, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
+        """Releases a latched fault or emergency stop; the arm holds.
+
+        Raises:
+            ModeError: there is nothing to release, because the arm is driven.
+        """
+        self._modes.next(Event.RESET)
+        if self.state.latched:
+            self._change(Event.RESET, now_ns, steady_ns, source, reason)
+
+    def _change(self, event: Event, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
+        """The only place where the mode changes."""
+        before = self.mode
+        if self._modes.next(event) in (Mode.TELEOP, Mode.AUTONOMY):
+            problem = self.joints_problem(now_ns)
+            if problem:
+                raise ModeError(f"cannot start {self._modes.next(event).name.lower()}: {problem}")
+            if before is Mode.HOLD:
+                self._start_from_here(now_ns)
+        self._drive = None
+        self.happenings += self._executor.drop()
+        after = self._modes.enter(event, now_ns, source, reason)
+        if after.mode is Mode.AUTONOMY:
+            self._executor.reset()
+            self._policy.start(steady_ns)
+        self.happenings.append(after)
+        self._note_intervention(before, after)
+
+    def _start_from_here(self, now_ns: int) -> None:
+        """From where the arm was left, or, if it is not there any more, from where it is."""
+        joints = self._joints.newest
+        assert joints is not None
+        self._joints.forget_motion(now_ns)
+        if self.governor.placed and self.settings.follows:
+            left = self.governor.at(joints.stamp_ns).q
+            moving = self.governor.moving(now_ns)  # then the arm is a little behind
+            near = self.settings.watchdogs.following_error_rad if moving else SAME_PLACE_RAD
+            if np.max(np.abs(left - joints.arm)) <= near:
+                return
+        self.governor.place(joints.arm, now_ns)
+        self._finger_m = joints.finger_m
+
+    def _note_intervention(self, before: Mode, after: ModeChange) -> None:
+        if self._intervention is not None:
+            number, source = self._intervention.number, self._intervention.source
+            interrupted, start_ns = self._intervention.interrupted, self._intervention.start_ns
+            ended = Intervention(number, source, interrupted, start_ns, after.since_ns)
+            self._intervention = None
+            self.happenings.append(ended)
+        if after.mode is Mode.TELEOP:
+            self._number += 1
+            self._intervention = Intervention(self._number, after.source, before, after.since_ns)
+            self.happenings.append(self._intervention)
+
+    # Out --------------------------------------------------------------------------------------------
+
+    def tick(self, now_ns: int, steady_ns: int) -> Command | None:
+        """To be called once a period: what to send now; None: nothing, the arm is or comes to rest."""
+        self._watch(now_ns, steady_ns)
+        self._arbitrate(now_ns, steady_ns)
+        return self.command(now_ns)
 
     def command(self, now_ns: int) -> Command | None:
-        """What to send now, stamped with when the arm is to be there; None: nothing to send, it holds."""
-        if self.mode is not Mode.AUTONOMY:
+        """What to send now, apart from the regular tick: as soon as a chunk has come."""
+        reference: Reference | None = None
+        if self.mode is Mode.AUTONOMY:
+            reference, judged = self._executor.follow(now_ns)
+            self.happenings += judged
+        elif self.mode is Mode.TELEOP:
+            reference = self._person(now_ns)
+        if reference is None:
             return None
-        if self.joints_problem(now_ns):
-            return self._rest(now_ns) if self._executor.running else None
-        return self._executor.command(now_ns + self._lead_ns)
+        motion = self.governor.advance(reference, now_ns)
+        if motion is None:
+            return None
+        first_of = None
+        if self.mode is Mode.AUTONOMY:
+            self._finger_m, first_of = self._executor.commanded(now_ns + self.governor.lead_ns)
+        assert self._finger_m is not None
+        return Command(motion, self._finger_m, first_of)
 
-    def _rest(self, now_ns: int) -> Command | None:
-        """Ends the motion; gives the command that holds its last set-point, if there is one."""
-        running, setpoint = self._executor.running, self._executor.setpoint
-        self._executor.hold()
-        if setpoint is None:
+    def settling(self, now_ns: int) -> NDArray[np.float64] | None:
+        """Where the arm is to be [J] a lead from now while it comes to rest without commands, else None."""
+        at_ns = now_ns + self.governor.lead_ns
+        return self.governor.at(at_ns).q if self.governor.moving(at_ns) else None
+
+    def _watch(self, now_ns: int, steady_ns: int) -> None:
+        """Stops the arm if something is wrong that must not be while it is driven."""
+        watchdogs = self.settings.watchdogs
+        clock, rhythm = self._clock.tick(now_ns, steady_ns, watchdogs)
+        driven = self.mode in (Mode.AUTONOMY, Mode.TELEOP)
+        reason = clock or rhythm or self.joints_problem(now_ns)
+        if not reason and driven and self.settings.follows:
+            names = self._robot.arm_joints
+            reason = self._joints.astray(now_ns, self.governor, watchdogs, names)
+        if not reason and self.mode is Mode.AUTONOMY:
+            reason = self._policy.problem(steady_ns, watchdogs)
+        if reason:
+            self.fault(now_ns, steady_ns, "watchdog", reason)
+        if clock:
+            self.governor.forget()
+
+    def _arbitrate(self, now_ns: int, steady_ns: int) -> None:
+        """Lets inputs take over, and lets go of the one that did."""
+        taken_over = self._modes.taken_over
+        if self.state.latched or (self.mode is Mode.TELEOP and not taken_over):
+            return
+        strongest = self.inputs.strongest(now_ns, unasked=True)
+        if strongest is not None and not taken_over and not self.joints_problem(now_ns):
+            name = strongest.name
+            self._change(Event.TAKE_OVER, now_ns, steady_ns, name, f"{name} took over")
+        elif strongest is None and taken_over:
+            driving = self.state.source
+            silent = self.inputs.wish(driving, now_ns) is None
+            event, what = (Event.FALL_SILENT, "fell silent") if silent else (Event.LET_GO, "let go")
+            self._change(event, now_ns, steady_ns, driving, f"{driving} {what}")
+
+    def _person(self, now_ns: int) -> TeleopDrive | None:
+        """The reference of the input that drives; without one it stands where the arm comes to rest."""
+        strongest = self.inputs.strongest(now_ns, unasked=self._modes.taken_over)
+        if strongest is None:
+            self._drive = None
             return None
-        arm, finger_m = setpoint
-        return Command(now_ns + self._lead_ns, arm, finger_m, running.sequence if running else 0)
+        if self._drive is None or self._drive.name != strongest.name:
+            self._drive = TeleopDrive(strongest, self._kinematics, self._robot, self.governor, now_ns)
+        wish = self.inputs.wish(strongest.name, now_ns)
+        self._drive.follow(wish, now_ns)
+        if wish is not None and wish.finger_m is not None:
+            self._finger_m = wish.finger_m
+        return self._drive

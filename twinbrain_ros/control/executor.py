@@ -1,9 +1,8 @@
-"""Executes action chunks in time: which chunk is running, and where the arm is to be now.
+"""Executes action chunks in time: which chunk is running, and where the arm is wanted to be.
 
-A new chunk replaces the running one the moment it is accepted. Steps whose time has passed are skipped, the
-path goes on from the current set-point to the chunk's next waypoint, and after `execution_steps` periods, or
-at the chunk's own end, the last set-point is held until another chunk comes. Everything is a function of the
-calls and their `now_ns`: no clock is read here.
+Steps whose time has passed are skipped as far as the arm was in motion meanwhile, so that what was not
+executed is not left out; the way goes on from the commanded state to the chunk's next waypoint. Everything is
+a function of the calls and their `now_ns`: no clock is read here.
 """
 
 from __future__ import annotations
@@ -12,140 +11,137 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from twinbrain_ros.control.limits import SetpointLimiter
-from twinbrain_ros.control.plan import NS_PER_S, JointPlan, to_ns
-from twinbrain_ros.control.verdict import Command, Outcome, Verdict
+from twinbrain_ros.control.governor import Governor
+from twinbrain_ros.control.motion import Array, State
+from twinbrain_ros.control.spline import MonotoneSpline
+from twinbrain_ros.control.strategies import ChunkSettings, Strategy, vote_weights
+from twinbrain_ros.control.timing import NS_PER_S, to_ns
+from twinbrain_ros.control.verdict import Judged, Outcome, Verdict
 from twinbrain_ros.control.waypoints import WaypointError, WaypointMaker
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 
-__all__ = ["ChunkExecutor", "Command", "Outcome", "Verdict"]
-
-Array = NDArray[np.float64]
-
-VELOCITY_MARGIN = 0.9
 # Stamps of two machines never agree to the last millisecond; more than this is a clock that is wrong.
 FUTURE_TOLERANCE_S = 0.05
+# A waypoint that is due sooner than this share of a step is passed over for the one after it.
+NEAREST_WAYPOINT = 0.25
+# The end of a plan counts as reached within this, and is given up this long after its time.
+REACHED_RAD = 1e-4
+GIVE_UP_S = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class _Timed:
+    """Waypoints of a chunk with their times: times_ns [N], arm [N, J], finger_m [N], actions [N, A]."""
+
+    times_ns: list[int]
+    arm: Array
+    finger_m: Array
+    actions: Array
+
+    def at(self, time_ns: int) -> tuple[Array, float, Array] | None:
+        """Arm [J], gripper [m] and action [A] for a moment between two waypoints; None for any other."""
+        if not self.times_ns[0] <= time_ns <= self.times_ns[-1]:
+            return None
+        arm = [np.interp(time_ns, self.times_ns, joint) for joint in self.arm.T]
+        i = int(np.searchsorted(self.times_ns, time_ns))
+        return np.array(arm), float(self.finger_m[i]), self.actions[i]
 
 
 @dataclass
 class _Running:
     chunk: ActionChunk
-    plan: JointPlan
+    spline: MonotoneSpline
+    finger_m: Array  # [N], towards each of the spline's waypoints but the first
+    verdict: Verdict
     started: bool = False
+
+    def finger(self, time_ns: int) -> float:
+        """A switch, not interpolated: what holds on the way to the next waypoint."""
+        i = int(np.searchsorted(self.spline.times_ns[1:], time_ns, side="left"))
+        return float(self.finger_m[min(i, len(self.finger_m) - 1)])
 
 
 class ChunkExecutor:
-    """Decides about arriving chunks and gives the set-point for any moment.
+    """Decides about arriving chunks and says where the arm is wanted to be.
 
     Args:
-        robot: action space, limits, workspace and ages.
+        robot: action space, workspace and ages.
         kinematics: of the same robot.
-        execution_steps: steps of each chunk that are executed before holding, 1 to the horizon; None takes
-            the robot file's.
-        velocity_margin: share of the joint velocity limits that may be used, 0 to 1.
+        governor: knows what has been commanded, and from when on a chunk can take over.
+        settings: strategy and steps.
     """
 
     def __init__(
-        self,
-        robot: RobotFile,
-        kinematics: Kinematics,
-        execution_steps: int | None = None,
-        velocity_margin: float = VELOCITY_MARGIN,
+        self, robot: RobotFile, kinematics: Kinematics, governor: Governor, settings: ChunkSettings
     ) -> None:
-        steps = robot.action.execution_steps if execution_steps is None else execution_steps
-        if not 1 <= steps <= robot.action.horizon:
-            raise ValueError(f"execution_steps is {steps}, expected 1 to the horizon {robot.action.horizon}")
-        self.execution_steps = steps
         self._robot = robot
-        self._max_tick_s = 2.0 / robot.rates.command_hz
-        self._limiter = SetpointLimiter(robot, kinematics, velocity_margin, self._max_tick_s)
+        self._governor = governor
         self._waypoints = WaypointMaker(robot, kinematics)
         self._max_age_ns = to_ns(robot.action.max_chunk_age_s)
+        self.use(settings)
         self.reset()
 
-    # Who moves the arm from where -------------------------------------------------------------------
+    def use(self, settings: ChunkSettings) -> None:
+        """Other settings, from the next chunk on.
+
+        Raises:
+            ValueError: they do not fit the robot's horizon; the old ones stay.
+        """
+        action = self._robot.action
+        self._steps = settings.steps(action.execution_steps, action.horizon)
+        self.settings = settings
 
     def reset(self) -> None:
-        """Forgets everything, the reference position too: nothing is accepted until `hold` gives one."""
+        """Forgets all chunks, those that voted and those that were refused too."""
         self._running: _Running | None = None
-        self._setpoint: Array | None = None  # [J+1] arm in rad, gripper in m
-        self._setpoint_ns: int | None = None
-        self._sent: deque[tuple[int, Array]] = deque()  # (time, arm [J]) of past set-points, oldest first
+        self._waiting: ActionChunk | None = None
+        self._votes: deque[_Timed] = deque()
         self._newest_observation_ns: int | None = None
+        self._run: tuple[int, int] | None = None  # since when, and until when, chunks have driven unbroken
 
-    def hold(self, arm_q: Array | None = None, finger_m: float | None = None) -> None:
-        """Drops the running chunk and holds.
-
-        Args:
-            arm_q: [J] joints to hold [rad], such as the measured ones when the driver changes; None holds
-                the last set-point.
-            finger_m: gripper position to hold [m]; needed with the first `arm_q`.
-        Raises:
-            ValueError: no position is known to hold, or a given one is not finite or has a wrong length.
-        """
-        self._running = None
-        if arm_q is None:
-            return
-        count = len(self._robot.arm_joints)
-        arm = np.asarray(arm_q, dtype=np.float64)
-        if arm.shape != (count,) or not np.all(np.isfinite(arm)):
-            raise ValueError(f"arm_q is {arm.tolist()}, expected {count} finite joint positions in rad")
-        if finger_m is None:
-            if self._setpoint is None:
-                raise ValueError("finger_m is None, expected a position in m with the first arm_q")
-            finger_m = float(self._setpoint[-1])
-        self._setpoint = np.append(arm, finger_m)
-        self._sent.clear()
-        self._setpoint_ns = None
-
-    @property
-    def setpoint(self) -> tuple[Array, float] | None:
-        """The last set-point: arm [J] in rad and gripper in m; None before the first `hold`."""
-        if self._setpoint is None:
-            return None
-        return self._setpoint[:-1].copy(), float(self._setpoint[-1])
+    def drop(self) -> list[Judged]:
+        """Nothing drives any more; gives those that never will."""
+        given_up = [] if self._waiting is None else [self._waiting]
+        if self._running is not None and not self._running.started:
+            given_up.append(self._running.chunk)
+        self._running = self._waiting = None
+        self._votes.clear()
+        return [Judged(chunk, Verdict(Outcome.DISCARDED, "the arm was stopped first")) for chunk in given_up]
 
     @property
     def running(self) -> ActionChunk | None:
-        """The chunk being executed, None when holding."""
+        """The chunk that drives, None when there is none."""
         return self._running.chunk if self._running else None
 
     # Chunks in --------------------------------------------------------------------------------------
 
-    def accept(self, chunk: ActionChunk, now_ns: int, takeover_ns: int | None = None) -> Verdict:
-        """Judges a chunk and, if it is good, makes it the running one. The other verdicts change nothing.
-
-        Args:
-            chunk: as it arrived.
-            now_ns: the time now, by which its age is judged.
-            takeover_ns: the time of the first set-point it can still influence, for a caller that gives
-                set-points ahead of their time; now if None.
-        """
-        takeover_ns = now_ns if takeover_ns is None else takeover_ns
+    def accept(self, chunk: ActionChunk, now_ns: int) -> list[Judged]:
+        """Judges a chunk and, if it is good, lets it drive or wait; gives what became of it and of others."""
         try:
             chunk.validate(self._robot)
         except ValueError as error:
-            return Verdict(Outcome.REFUSED, str(error))
-        verdict = self._judge_time(chunk, now_ns, takeover_ns)
+            return [Judged(chunk, Verdict(Outcome.REFUSED, str(error)))]
+        verdict = self._judge_time(chunk, now_ns) or self._judge_order(chunk)
         if verdict is not None:
-            return verdict
-        if self._setpoint is None:
-            return Verdict(Outcome.REFUSED, "the position of the arm is not known yet")
-        try:
-            plan, cut = self._plan(chunk, takeover_ns, self._setpoint)
-        except WaypointError as error:
-            return Verdict(Outcome.REFUSED, str(error))
-        self._running = _Running(chunk, plan)
-        self._newest_observation_ns = chunk.observation_ns
-        if self._setpoint_ns is None:
-            self._remember(takeover_ns, self._setpoint)
-        return Verdict(Outcome.ACCEPTED, cut)
+            return [Judged(chunk, verdict)]
+        if self.settings.strategy is Strategy.OPEN_LOOP and self._running is not None:
+            replaced, self._waiting = self._waiting, chunk
+            self._newest_observation_ns = chunk.observation_ns
+            return [*_overtaken(replaced), Judged(chunk, Verdict(Outcome.WAITING))]
+        return self._start(chunk, now_ns)
 
-    def _judge_time(self, chunk: ActionChunk, now_ns: int, takeover_ns: int) -> Verdict | None:
+    def _judge_order(self, chunk: ActionChunk) -> Verdict | None:
+        newest = self._newest_observation_ns
+        if newest is None or chunk.observation_ns > newest:
+            return None
+        behind_ms = (newest - chunk.observation_ns) / 1e6
+        reason = f"its observation is not newer than the last chunk's, {behind_ms:.1f} ms behind it"
+        return Verdict(Outcome.DISCARDED, reason)
+
+    def _judge_time(self, chunk: ActionChunk, now_ns: int) -> Verdict | None:
         age_ns = now_ns - chunk.observation_ns
         future_ns = max(-age_ns, chunk.due_ns - now_ns)
         if future_ns > to_ns(FUTURE_TOLERANCE_S):
@@ -154,84 +150,126 @@ class ChunkExecutor:
                 f"the chunk lies {future_ns / NS_PER_S:.3f} s in the future, expected at most "
                 f"{FUTURE_TOLERANCE_S} s: do the clocks agree?",
             )
-        newest = self._newest_observation_ns
-        if newest is not None and chunk.observation_ns <= newest:
-            behind_ms = (newest - chunk.observation_ns) / 1e6
-            reason = f"its observation is not newer than the last chunk's, {behind_ms:.1f} ms behind it"
-            return Verdict(Outcome.DISCARDED, reason)
         if age_ns > self._max_age_ns:
             limit = self._robot.action.max_chunk_age_s
             return Verdict(
                 Outcome.STALE, f"its observation is {age_ns / NS_PER_S:.3f} s old, expected at most {limit} s"
             )
-        end_ns = chunk.due_ns + to_ns(len(chunk.data) * chunk.period_s)
-        if takeover_ns >= end_ns:
-            late = (takeover_ns - end_ns) / NS_PER_S
-            return Verdict(Outcome.STALE, f"its last step was due {late:.3f} s ago")
         return None
 
-    def _plan(self, chunk: ActionChunk, takeover_ns: int, setpoint: Array) -> tuple[JointPlan, str]:
-        """The motion, and why it ends before the window does, empty if it does not."""
+    def _start(self, chunk: ActionChunk, now_ns: int) -> list[Judged]:
+        """Lets a chunk drive from the next command on."""
+        if not self._governor.placed:
+            return [Judged(chunk, Verdict(Outcome.REFUSED, "the position of the arm is not known yet"))]
+        start_ns, state = self._governor.start(now_ns)
+        due_ns = self._placed(chunk, start_ns)
+        first, last = self._window(chunk, start_ns - due_ns)
+        if first >= len(chunk.data):
+            late_s = (start_ns - due_ns) / NS_PER_S - len(chunk.data) * chunk.period_s
+            return [Judged(chunk, Verdict(Outcome.STALE, f"its last step was due {late_s:.3f} s ago"))]
+        base = self._governor.at(due_ns).q
+        try:
+            points = self._waypoints.make(chunk, first, last, state.q, lambda: base)
+        except WaypointError as error:
+            return [Judged(chunk, Verdict(Outcome.REFUSED, str(error)))]
         period_ns = to_ns(chunk.period_s)
-        start_ns = max(takeover_ns, chunk.due_ns)
-        chunk_end_ns = chunk.due_ns + len(chunk.data) * period_ns
-        end_ns = min(takeover_ns + self.execution_steps * period_ns, chunk_end_ns)
-        # Waypoint k is due at due + (k + 1) periods: the first one is the next that is still to come, the
-        # last one the first at or after the end of the window.
-        first = (start_ns - chunk.due_ns) // period_ns
-        last = max(first, -(-(end_ns - chunk.due_ns) // period_ns) - 1)
-        arm = setpoint[:-1]
-        points = self._waypoints.make(chunk, first, last, arm, lambda: self._commanded_at(chunk.due_ns))
-        last = first + len(points.arm) - 1
-        end_ns = min(end_ns, chunk.due_ns + (last + 1) * period_ns)
-        # In motion the path goes on from the last set-point's own time, else it would pause until `start_ns`.
-        times = [self._moving_since(start_ns)] + [
-            chunk.due_ns + (k + 1) * period_ns for k in range(first, last + 1)
-        ]
-        plan = JointPlan(times, np.vstack([arm, points.arm]), points.finger_m, max(end_ns, start_ns))
-        return plan, points.cut
+        times = [due_ns + (k + 1) * period_ns for k in range(first, first + len(points.arm))]
+        rows = chunk.data[first : first + len(points.arm)]
+        limits = self._governor.limits
+        timed = _Timed(times, np.clip(points.arm, limits.lower, limits.upper), points.finger_m, rows)
+        accepted = Judged(chunk, Verdict(Outcome.ACCEPTED, points.cut, due_ns))
+        return [*self._run_on(accepted, self._voted(timed), state, start_ns), accepted]
 
-    def _moving_since(self, start_ns: int) -> int:
-        """Time of the last set-point if the arm is in motion, else `start_ns`."""
-        if self._running is None or self._setpoint_ns is None:
-            return start_ns
-        recent = 0 <= start_ns - self._setpoint_ns <= to_ns(self._max_tick_s)
-        return self._setpoint_ns if recent else start_ns
+    def _run_on(self, accepted: Judged, timed: _Timed, state: State, start_ns: int) -> list[Judged]:
+        """Goes on from the commanded state; gives what became of the chunk that this replaces."""
+        before, since = self._running, start_ns
+        if self._run is not None and start_ns <= self._run[1]:
+            since = self._run[0]
+        spline = MonotoneSpline([start_ns, *timed.times_ns], np.vstack([state.q, timed.arm]), state.v)
+        self._running = _Running(accepted.chunk, spline, timed.finger_m, accepted.verdict)
+        self._run = since, spline.end_ns
+        self._newest_observation_ns = accepted.chunk.observation_ns
+        return _overtaken(before.chunk if before is not None and not before.started else None)
 
-    def _commanded_at(self, stamp_ns: int) -> Array:
-        """The arm set-point [J] that was in force at `stamp_ns` (the oldest known one before that)."""
-        assert self._setpoint is not None
-        found: Array = self._sent[0][1] if self._sent else self._setpoint[:-1]
-        for sent_ns, arm in self._sent:
-            if sent_ns > stamp_ns:
-                break
-            found = arm
-        return found
+    def _placed(self, chunk: ActionChunk, start_ns: int) -> int:
+        """When the chunk's first step starts: as it says, but later by how long the arm stood still since."""
+        if start_ns <= chunk.due_ns:
+            return chunk.due_ns
+        moved_ns = 0
+        if self._run is not None:
+            moved_ns = max(0, min(start_ns, self._run[1]) - max(chunk.due_ns, self._run[0]))
+        return start_ns - moved_ns
 
-    # Set-points out ---------------------------------------------------------------------------------
+    def _window(self, chunk: ActionChunk, elapsed_ns: int) -> tuple[int, int]:
+        """First and last step to plan for, when so much of the chunk is over already.
 
-    def command(self, now_ns: int) -> Command | None:
-        """The set-point for `now_ns`; None when there is nothing to execute and the arm holds.
-
-        The end of a window is sent once, then None. Calls with a time that goes backwards repeat the last
-        set-point.
+        Waypoint k ends at (k + 1) periods. A chunk that will be replaced is planned one step further, rounded
+        up, so that the arm does not slow down before its successor comes.
         """
-        running = self._running
-        if running is None or self._setpoint is None:
-            return None
-        elapsed_ns = 0 if self._setpoint_ns is None else now_ns - self._setpoint_ns
-        arm, finger = running.plan.sample(now_ns)
-        arm = self._limiter.next(self._setpoint[:-1], arm, elapsed_ns / NS_PER_S)
-        gripper = self._robot.gripper
-        setpoint = np.append(arm, min(max(finger, gripper.closed_m), gripper.open_m))
-        self._remember(max(now_ns, self._setpoint_ns or now_ns), setpoint)
-        first, running.started = not running.started, True
-        if now_ns >= running.plan.end_ns:
-            self._running = None
-        return Command(now_ns, setpoint[:-1].copy(), float(setpoint[-1]), running.chunk.sequence, first)
+        period_ns = to_ns(chunk.period_s)
+        first = max(0, -(-(elapsed_ns + round(NEAREST_WAYPOINT * period_ns)) // period_ns) - 1)
+        if self.settings.strategy is Strategy.OPEN_LOOP:
+            last = (elapsed_ns + self._steps * period_ns) // period_ns - 1
+        else:
+            last = -(-(elapsed_ns + (self._steps + 1) * period_ns) // period_ns) - 1
+        return first, min(max(first, last), len(chunk.data) - 1)
 
-    def _remember(self, now_ns: int, setpoint: Array) -> None:
-        self._setpoint, self._setpoint_ns = setpoint, now_ns
-        self._sent.append((now_ns, setpoint[:-1]))
-        while len(self._sent) > 1 and self._sent[1][0] < now_ns - self._max_age_ns:
-            self._sent.popleft()
+    def _voted(self, newest: _Timed) -> _Timed:
+        """The waypoints after all live chunks have voted on each."""
+        if self.settings.strategy is not Strategy.TEMPORAL_ENSEMBLE:
+            return newest
+        while self._votes and self._votes[0].times_ns[-1] < newest.times_ns[0]:
+            self._votes.popleft()
+        self._votes.append(newest)
+        arm, finger = newest.arm.copy(), newest.finger_m.copy()
+        for k, time_ns in enumerate(newest.times_ns):
+            votes = [said for vote in self._votes if (said := vote.at(time_ns)) is not None]
+            actions = [action for _, _, action in votes]
+            weights = vote_weights(self.settings.weighting, self.settings.decay, actions)
+            arm[k] = weights @ np.array([joints for joints, _, _ in votes])
+            finger[k] = self._gripper(float(weights @ np.array([opening for _, opening, _ in votes])))
+        return _Timed(newest.times_ns, arm, finger, newest.actions)
+
+    def _gripper(self, finger_m: float) -> float:
+        """A mean of votes as a command: where the gripper is a switch, what most weight is for."""
+        gripper = self._robot.gripper
+        if self._robot.action.space == "joint_position":
+            return finger_m
+        return gripper.open_m if gripper.opening(finger_m) > 0.5 else gripper.closed_m
+
+    # The way out ------------------------------------------------------------------------------------
+
+    def follow(self, now_ns: int) -> tuple[MonotoneSpline | None, list[Judged]]:
+        """The reference for a command given now, None if nothing drives; what became of a waiting chunk."""
+        judged: list[Judged] = []
+        if self._over(now_ns):
+            self._running = None
+            waiting, self._waiting = self._waiting, None
+            if waiting is not None:
+                verdict = self._judge_time(waiting, now_ns)
+                judged = self._start(waiting, now_ns) if verdict is None else [Judged(waiting, verdict)]
+        return (None if self._running is None else self._running.spline), judged
+
+    def _over(self, now_ns: int) -> bool:
+        """Whether the commanded way ends where the running chunk's does."""
+        running = self._running
+        start_ns = self._governor.start(now_ns)[0]
+        if running is None or start_ns < running.spline.end_ns:
+            return False
+        here = self._governor.at(start_ns)
+        reached = np.max(np.abs(here.q - running.spline.points[-1])) <= REACHED_RAD
+        at_rest = not self._governor.moving(start_ns)
+        return bool(reached and at_rest) or start_ns >= running.spline.end_ns + to_ns(GIVE_UP_S)
+
+    def commanded(self, time_ns: int) -> tuple[float, Judged | None]:
+        """The gripper [m] at a time, and the running chunk if this is its first command."""
+        running, gripper = self._running, self._robot.gripper
+        assert running is not None
+        first, running.started = not running.started, True
+        finger_m = min(max(running.finger(time_ns), gripper.closed_m), gripper.open_m)
+        return finger_m, Judged(running.chunk, running.verdict) if first else None
+
+
+def _overtaken(chunk: ActionChunk | None) -> list[Judged]:
+    reason = "a newer chunk came before its first command"
+    return [] if chunk is None else [Judged(chunk, Verdict(Outcome.DISCARDED, reason))]

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from twinbrain_ros.robot.chunk import ActionChunk
+
 
 class Outcome(enum.Enum):
-    """What became of a chunk on arrival."""
+    """What became of a chunk."""
 
-    ACCEPTED = "accepted"  # it replaced the running chunk
+    ACCEPTED = "accepted"  # it drives the arm from the next command on
+    WAITING = "waiting"  # it will, when the running one is over
     STALE = "stale"  # too old to be executed at all
     REFUSED = "refused"  # its content is wrong or cannot be executed on this arm
     DISCARDED = "discarded"  # a newer one, or another driver, has overtaken it
@@ -22,11 +25,13 @@ class Outcome(enum.Enum):
 class Verdict:
     """An outcome with the reason in words.
 
-    When accepted, the reason says why later steps are left out, and is empty if none are.
+    When accepted, the reason says why later steps are left out, and is empty if none are; due_ns is when its
+    first step starts as it is executed: later than it says itself by how long the arm stood still since.
     """
 
     outcome: Outcome
     reason: str = ""
+    due_ns: int = 0
 
     @property
     def accepted(self) -> bool:
@@ -34,20 +39,41 @@ class Verdict:
         return self.outcome is Outcome.ACCEPTED
 
 
-@dataclass(frozen=True)
-class Command:
-    """One set-point for the arm and the gripper.
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A chunk and what became of it."""
+
+    chunk: ActionChunk
+    verdict: Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """The arm's way from one command on, to its end at rest.
 
     Attributes:
-        stamp_ns: the time the set-point is meant for [ns].
-        arm_positions: [J] joint positions in robot-file order [rad].
-        finger_m: position of the robot file's gripper joint [m].
-        sequence: the chunk it comes from.
-        first: True on the first command of that chunk.
+        stamp_ns: when it was decided [ns].
+        times_s: [K], seconds after that.
+        positions: [K, J], robot-file order [rad].
+        velocities: [K, J] [rad/s]; the last are 0.
     """
 
     stamp_ns: int
-    arm_positions: NDArray[np.float64]
+    times_s: NDArray[np.float64]
+    positions: NDArray[np.float64]
+    velocities: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Command:
+    """What to send.
+
+    Attributes:
+        motion: of the arm.
+        finger_m: position of the robot file's gripper joint [m].
+        first_of: the chunk whose first command this is, if it is one.
+    """
+
+    motion: Motion
     finger_m: float
-    sequence: int
-    first: bool = False
+    first_of: Judged | None = None

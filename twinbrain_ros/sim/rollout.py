@@ -1,32 +1,32 @@
-"""Episodes in lock-step: simulator, policy and the real chunk executor on the simulated clock, without ROS.
+"""Episodes in lock-step: simulator, policy and the real controller on the simulated clock, without ROS.
 
 What the nodes do over topics happens here in one loop: an observation every ``execution_steps`` periods, the
-chunk (late by an injected latency) into the executor, its set-points at the controller's rate as one-point
-trajectories into a trajectory follower, and that to the servos.
+chunk (late by an injected latency) into the controller, and its commands to the servos.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from twinbrain_ros.control.controller import LEAD_PERIODS
-from twinbrain_ros.control.executor import ChunkExecutor
+from twinbrain_ros.control.controller import ControlSettings
+from twinbrain_ros.control.realtime import RealTimeGuide
+from twinbrain_ros.control.strategies import ChunkSettings, Strategy
+from twinbrain_ros.control.verdict import Outcome, Verdict
 from twinbrain_ros.robot.actions import tool_state
-from twinbrain_ros.robot.chunk import ActionChunk
+from twinbrain_ros.robot.chunk import ActionChunk, Guide
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.sim.expert import Expert
+from twinbrain_ros.sim.lockstep import LockStepArm
 from twinbrain_ros.sim.scene import Scene
 from twinbrain_ros.sim.state import SceneState
 from twinbrain_ros.sim.tabletop import TabletopSim
 from twinbrain_ros.sim.tasks import Judge, parse_instruction
-from twinbrain_ros.sim.trajectory import JointTrajectoryFollower
 
 _NS = 1_000_000_000
-_UPDATE_S = 0.01  # how often servo targets follow the trajectory and the joints are read
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,7 @@ class SimObservation:
         gripper_opening: 0 closed to 1 open.
         state: [7], the proprioceptive state.
         scene: the truth.
+        guide: what the chunk is asked to agree with, with strategy real_time.
     """
 
     stamp_ns: int
@@ -48,6 +49,7 @@ class SimObservation:
     gripper_opening: float
     state: np.ndarray
     scene: SceneState
+    guide: Guide | None = None
 
 
 Policy = Callable[[SimObservation, str], np.ndarray]
@@ -83,8 +85,9 @@ class Rollout:
         sim: to be used; by default a new one.
         images: whether observations have images.
         latency_s: from observation to the chunk's arrival at the executor.
-        execution_steps: of each chunk; None takes the robot file's.
+        execution_steps: a chunk is asked for every so many; None takes the robot file's.
         max_time_s: when an episode is given up.
+        chunks: how they are executed; by default as many steps as above, a new chunk at once.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Rollout:
         latency_s: float = 0.0,
         execution_steps: int | None = None,
         max_time_s: float = 15.0,
+        chunks: ChunkSettings | None = None,
     ) -> None:
         self.robot = robot
         self.sim = sim or TabletopSim(robot)
@@ -103,14 +107,11 @@ class Rollout:
         self.latency_s = latency_s
         self.max_time_s = max_time_s
         steps = execution_steps or robot.action.execution_steps
-        self._executor = ChunkExecutor(robot, Kinematics(robot), execution_steps)
         self._replan_ns = round(steps * robot.action.period_s * _NS)
-        self._tick_s = 1.0 / robot.rates.command_hz
-        self._lead_s = LEAD_PERIODS * self._tick_s
-        self._lead_ns = round(self._lead_s * _NS)
-        gripper = robot.gripper
-        joints = (*robot.arm_joints, gripper.joint)
-        self._follower = JointTrajectoryFollower(joints, np.append(robot.home, gripper.open_m))
+        settings = ControlSettings(chunks or ChunkSettings(execution_steps=execution_steps))
+        self.arm = LockStepArm(robot, self.sim, settings)
+        real_time = settings.chunks.strategy is Strategy.REAL_TIME
+        self._guide = RealTimeGuide(robot, Kinematics(robot)) if real_time else None
 
     def observe(self) -> SimObservation:
         """Return the observation now."""
@@ -140,25 +141,24 @@ class Rollout:
         """Run one episode from the simulator's present state, such as one placed by hand after a reset."""
         sim = self.sim
         judge = Judge(parse_instruction(instruction))
-        self._executor.reset()
-        self._executor.hold(sim.arm_positions, sim.finger_position)
-        self._follower.hold(np.append(sim.arm_positions, sim.finger_position))
+        self.arm.start()
+        if self._guide is not None:
+            self._guide.restart()
         pending: list[tuple[int, ActionChunk]] = []
         start_ns = next_ns = sim.time_ns
         steps = rejected = 0
         reason = ""
         while sim.time_ns - start_ns < self.max_time_s * _NS and not judge.outcome.success:
-            if sim.time_ns >= next_ns:
+            if sim.time_ns >= next_ns and not pending:  # a policy works on one observation at a time
+                steps += 1
                 chunk = self._ask(policy, instruction, steps)
                 pending.append((sim.time_ns + round(self.latency_s * _NS), chunk))
-                next_ns += self._replan_ns
-                steps += 1
+                next_ns = sim.time_ns + self._replan_ns
             if pending and sim.time_ns >= pending[0][0]:
-                chunk = pending.pop(0)[1]
-                verdict = self._executor.accept(chunk, sim.time_ns, sim.time_ns + self._lead_ns)
-                if not verdict.accepted:
+                verdict = self._hand_over(pending.pop(0)[1])
+                if verdict.outcome not in (Outcome.ACCEPTED, Outcome.WAITING):
                     rejected, reason = rejected + 1, verdict.reason
-            self._command()
+            self.arm.tick()
             judge.update(sim.scene_state())
         outcome = judge.outcome
         time_s = (sim.time_ns - start_ns) / _NS
@@ -174,8 +174,18 @@ class Rollout:
             reason,
         )
 
+    def _hand_over(self, chunk: ActionChunk) -> Verdict:
+        verdict = self.arm.take(chunk)
+        if self._guide is not None and verdict.accepted:
+            self._guide.sent(chunk)
+            self._guide.executed(chunk.sequence, verdict.due_ns, self.sim.time_ns)
+        return verdict
+
     def _ask(self, policy: Policy, instruction: str, sequence: int) -> ActionChunk:
         observation = self.observe()
+        if self._guide is not None:
+            found = self._guide.guide(observation.stamp_ns, observation.arm_positions, instruction)
+            observation = replace(observation, guide=found[0] if found else None)
         action = self.robot.action
         return ActionChunk(
             sequence=sequence,
@@ -190,20 +200,6 @@ class Rollout:
             data=np.asarray(policy(observation, instruction), dtype=np.float64),
             observation_positions=observation.arm_positions,
         )
-
-    def _command(self) -> None:
-        """One tick of the controller, and the physics until the next."""
-        sim = self.sim
-        command = self._executor.command(sim.time_ns + self._lead_ns)
-        if command is not None:
-            target = np.append(command.arm_positions, command.finger_m)
-            self._follower.set(self._follower.joints, target[None], [self._lead_s], sim.time_ns)
-        end_ns = sim.time_ns + round(self._tick_s * _NS)
-        while sim.time_ns < end_ns:
-            target = self._follower.sample(sim.time_ns + round(_UPDATE_S * _NS))
-            sim.set_arm_target(target[:-1])
-            sim.set_gripper_target(float(target[-1]))
-            sim.step(min(_UPDATE_S, (end_ns - sim.time_ns) / _NS))
 
 
 def expert_policy(robot: RobotFile) -> Policy:

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from twinbrain_ros.control.executor import ChunkExecutor
+from twinbrain_ros.control.controller import ControlSettings
+from twinbrain_ros.control.strategies import ChunkSettings
 from twinbrain_ros.robot.actions import euler_to_matrix, tool_state
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 from twinbrain_ros.sim.expert import Expert, block_yaw
+from twinbrain_ros.sim.lockstep import LockStepArm
 from twinbrain_ros.sim.model import focal_length
 from twinbrain_ros.sim.state import SceneState
 from twinbrain_ros.sim.tabletop import TabletopSim
@@ -75,18 +77,18 @@ class Demonstrator:
         self.sim = TabletopSim(robot)
         self.kinematics = Kinematics(robot)
         self.expert = Expert(robot)
-        self.executor = ChunkExecutor(robot, self.kinematics, execution_steps=1)
+        settings = ControlSettings(ChunkSettings(execution_steps=1))
+        self.arm = LockStepArm(robot, self.sim, settings)
 
     def episode(self, seed: int) -> list[dict[str, np.ndarray]]:
         """Frames of one episode, 0.2 s apart, from a start that is often not the home pose."""
         rng = np.random.default_rng([seed, 1])
         scene = self.sim.reset(seed, TASKS[seed % len(TASKS)])
         self._start(rng)
+        self.arm.start()
         goal = scene.goal
         switch_at = int(rng.integers(3, 16)) if rng.random() < 0.2 else -1
         sigma = float(rng.choice([0.0, 0.004, 0.010]))
-        self.executor.reset()
-        self.executor.hold(self.sim.arm_positions, self.sim.finger_position)
         judge, frames, left_over = Judge(goal), [], 4
         for step in range(self.max_steps):
             if step == switch_at:
@@ -169,7 +171,7 @@ class Demonstrator:
         return frame, labels[0].copy()
 
     def _advance(self, step: int, goal: Goal, data: np.ndarray) -> None:
-        """Executes one period of a chunk through the same executor as on the robot."""
+        """Executes one period of a chunk through the same controller as on the robot."""
         action, now = self.robot.action, self.sim.time_ns
         chunk = ActionChunk(
             sequence=step,
@@ -184,14 +186,9 @@ class Demonstrator:
             data=data,
             observation_positions=self.sim.arm_positions.copy(),
         )
-        self.executor.accept(chunk, now)
-        tick = 1.0 / self.robot.rates.command_hz
-        for _ in range(round(action.period_s / tick)):
-            self.sim.step(tick)
-            command = self.executor.command(self.sim.time_ns)
-            if command is not None:
-                self.sim.set_arm_target(command.arm_positions)
-                self.sim.set_gripper_target(command.finger_m)
+        self.arm.take(chunk)
+        for _ in range(round(action.period_s / self.arm.tick_s)):
+            self.arm.tick()
 
 
 def generate_shard(robot_name: str, config: DataConfig, index: int, directory: Path) -> Path:

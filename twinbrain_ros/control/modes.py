@@ -1,0 +1,121 @@
+"""Who drives: the modes, and the one table of what leads from one to another."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Mode(enum.IntEnum):
+    """Who drives, with the numbers of the ControlMode message."""
+
+    HOLD = 0
+    TELEOP = 1
+    AUTONOMY = 2
+    ESTOP = 3
+
+
+class Event(enum.Enum):
+    """What can happen to a mode."""
+
+    ASK_HOLD = "hold is asked for"
+    ASK_TELEOP = "teleop is asked for"
+    ASK_AUTONOMY = "autonomy is asked for"
+    TAKE_OVER = "an input that takes over by itself becomes active"
+    LET_GO = "the input that took over lets go on purpose"
+    FALL_SILENT = "the input that took over falls silent"
+    FAULT = "a watchdog trips"
+    ESTOP = "emergency stop"
+    RESET = "reset is asked for"
+
+
+# Everything that is not in here is refused, and changes nothing. LET_GO leads back to where it was taken over
+# from, which is HOLD or AUTONOMY. A fault or an emergency stop stays latched until RESET; see `Modes`.
+TRANSITIONS: dict[tuple[Mode, Event], tuple[Mode, ...]] = {
+    (Mode.HOLD, Event.ASK_HOLD): (Mode.HOLD,),
+    (Mode.HOLD, Event.ASK_TELEOP): (Mode.TELEOP,),
+    (Mode.HOLD, Event.ASK_AUTONOMY): (Mode.AUTONOMY,),
+    (Mode.HOLD, Event.TAKE_OVER): (Mode.TELEOP,),
+    (Mode.HOLD, Event.RESET): (Mode.HOLD,),
+    (Mode.HOLD, Event.ESTOP): (Mode.ESTOP,),
+    (Mode.TELEOP, Event.ASK_HOLD): (Mode.HOLD,),
+    (Mode.TELEOP, Event.ASK_TELEOP): (Mode.TELEOP,),
+    (Mode.TELEOP, Event.ASK_AUTONOMY): (Mode.AUTONOMY,),
+    (Mode.TELEOP, Event.LET_GO): (Mode.HOLD, Mode.AUTONOMY),
+    (Mode.TELEOP, Event.FALL_SILENT): (Mode.HOLD,),
+    (Mode.TELEOP, Event.FAULT): (Mode.HOLD,),
+    (Mode.TELEOP, Event.ESTOP): (Mode.ESTOP,),
+    (Mode.AUTONOMY, Event.ASK_HOLD): (Mode.HOLD,),
+    (Mode.AUTONOMY, Event.ASK_TELEOP): (Mode.TELEOP,),
+    (Mode.AUTONOMY, Event.ASK_AUTONOMY): (Mode.AUTONOMY,),
+    (Mode.AUTONOMY, Event.TAKE_OVER): (Mode.TELEOP,),
+    (Mode.AUTONOMY, Event.FAULT): (Mode.HOLD,),
+    (Mode.AUTONOMY, Event.ESTOP): (Mode.ESTOP,),
+    (Mode.ESTOP, Event.RESET): (Mode.HOLD,),
+    (Mode.ESTOP, Event.ESTOP): (Mode.ESTOP,),
+}
+ASKED = {Mode.HOLD: Event.ASK_HOLD, Mode.TELEOP: Event.ASK_TELEOP, Mode.AUTONOMY: Event.ASK_AUTONOMY}
+_NEED_A_RESET = (Event.ASK_TELEOP, Event.ASK_AUTONOMY, Event.TAKE_OVER)
+
+
+class ModeError(ValueError):
+    """A mode that cannot be taken now."""
+
+
+@dataclass(frozen=True)
+class ModeChange:
+    """The mode in force: since when [ns], asked for by whom, and why; latched: until reset, nothing moves."""
+
+    mode: Mode
+    since_ns: int
+    source: str
+    reason: str
+    latched: bool = False
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A person at the wheel: who, from when to when [ns] (None: still), and what was interrupted."""
+
+    number: int
+    source: str
+    interrupted: Mode
+    start_ns: int
+    end_ns: int | None = None
+
+
+class Modes:
+    """The mode in force, and what may follow it."""
+
+    def __init__(self) -> None:
+        self.now = ModeChange(Mode.HOLD, 0, "", "start")
+        self.taken_over = False  # whether an input drives that was not asked to
+        self.interrupted = Mode.HOLD  # what it took over from
+
+    def next(self, event: Event) -> Mode:
+        """The mode that an event leads to.
+
+        Raises:
+            ModeError: it leads nowhere from here; says why and what would help.
+        """
+        mode, latched = self.now.mode, self.now.latched
+        if latched and (event in _NEED_A_RESET or (mode, event) not in TRANSITIONS):
+            what = "the emergency stop" if mode is Mode.ESTOP else f"a fault ({self.now.reason})"
+            raise ModeError(f"{event.value}, but {what} is latched: call the service reset first")
+        if (mode, event) not in TRANSITIONS:
+            raise ModeError(f"{event.value}, which leads nowhere from {mode.name}")
+        targets = TRANSITIONS[mode, event]
+        return self.interrupted if self.interrupted in targets else targets[0]
+
+    def enter(self, event: Event, now_ns: int, source: str, reason: str) -> ModeChange:
+        """Takes the mode that an event leads to.
+
+        Raises:
+            ModeError: as `next`.
+        """
+        before, mode = self.now, self.next(event)
+        latched = event in (Event.FAULT, Event.ESTOP) or (before.latched and event is not Event.RESET)
+        self.taken_over = event is Event.TAKE_OVER
+        self.interrupted = before.mode if self.taken_over else Mode.HOLD
+        self.now = ModeChange(mode, now_ns, source, reason, latched)
+        return self.now

@@ -1,0 +1,230 @@
+"""A person's hands on the arm: what the inputs say, which one counts, and where that leads the arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from twinbrain_ros.control.governor import Governor
+from twinbrain_ros.control.motion import Array, State
+from twinbrain_ros.control.timing import NS_PER_S, to_ns
+from twinbrain_ros.control.waypoints import BRANCH_JUMP_FACTOR, MAX_POSITION_ERROR_M, MAX_ROTATION_ERROR_RAD
+from twinbrain_ros.robot.actions import euler_to_matrix
+from twinbrain_ros.robot.kinematics import Kinematics
+from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TeleopInput, TwistInput
+
+# How far a velocity reference runs ahead of an arm that is held back by limits or by the box.
+LAG_RAD = 0.15
+# A leader's speed is taken over this time: long enough to smooth its encoders, too short to be felt.
+LEADER_SPEED_S = 0.04
+
+
+class TeleopError(ValueError):
+    """A message of an input that cannot be used; names what was found and what was expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wish:
+    """What an input asks for.
+
+    Attributes:
+        active: whether it asks for anything now; a joystick without its dead-man button does not.
+        twist: [6] m/s and rad/s about the tool point, base axes; None for a leader.
+        joints: [J] rad, of a leader.
+        finger_m: gripper position, None: as it is.
+    """
+
+    stamp_ns: int
+    active: bool
+    twist: Array | None = None
+    joints: Array | None = None
+    finger_m: float | None = None
+
+
+class Inputs:
+    """The newest wish of every input of a robot file, each as its own kind of message."""
+
+    def __init__(self, robot: RobotFile) -> None:
+        self._robot = robot
+        self._inputs = {entry.name: entry for entry in robot.teleop}
+        self._wishes: dict[str, Wish] = {}
+        self._estop_was_down: dict[str, bool] = {}
+
+    def on_joy(self, name: str, axes: Sequence[float], buttons: Sequence[int], now_ns: int) -> bool:
+        """A joystick's state; True if its emergency stop has just been pressed.
+
+        Raises:
+            TeleopError: it has too few axes or buttons, or an axis is no number. The stop is looked at first.
+        """
+        joy = self._inputs[name]
+        assert isinstance(joy, JoyInput)
+        down = joy.estop_button is not None and _button(buttons, joy.estop_button)
+        pressed, self._estop_was_down[name] = down and not self._estop_was_down.get(name), down
+        if pressed:
+            return True
+        used = [joy.deadman_button, joy.open_button, joy.close_button]
+        if len(buttons) <= max(used):
+            raise TeleopError(f"{name}: found {len(buttons)} buttons, expected more than {max(used)}")
+        twist = np.array([self._deflection(joy, axes, axis) for axis in joy.axes])
+        twist[:3] *= joy.linear_speed
+        twist[3:] *= joy.angular_speed
+        gripper = self._robot.gripper
+        finger_m = gripper.open_m if _button(buttons, joy.open_button) else None
+        finger_m = gripper.closed_m if _button(buttons, joy.close_button) else finger_m
+        held = _button(buttons, joy.deadman_button)
+        self._wishes[name] = Wish(now_ns, held, twist=twist, finger_m=finger_m if held else None)
+        return False
+
+    @staticmethod
+    def _deflection(joy: JoyInput, axes: Sequence[float], axis: tuple[int, int] | None) -> float:
+        if axis is None:
+            return 0.0
+        index, sign = axis
+        if index >= len(axes) or not np.isfinite(axes[index]):
+            found = f"{len(axes)} axes" if index >= len(axes) else f"axes[{index}] {axes[index]}"
+            raise TeleopError(f"{joy.name}: found {found}, expected a finite axes[{index}]")
+        value = float(np.clip(axes[index], -1.0, 1.0))
+        # From 0 at the edge of the dead zone, without a step.
+        size = max(abs(value) - joy.deadzone, 0.0) / (1.0 - joy.deadzone)
+        return sign * float(np.copysign(size, value))
+
+    def on_twist(
+        self,
+        name: str,
+        linear: Sequence[float],
+        angular: Sequence[float],
+        rotation: Array | None,
+        now_ns: int,
+    ) -> None:
+        """A velocity [m/s], [rad/s]; rotation [3, 3] of the frame it is in, in the base; None: the base.
+
+        Raises:
+            TeleopError: it is not finite.
+        """
+        entry = self._inputs[name]
+        assert isinstance(entry, TwistInput)
+        twist = np.array([*linear, *angular], dtype=np.float64)
+        if not np.all(np.isfinite(twist)):
+            raise TeleopError(f"{name}: found the twist {twist.tolist()}, expected six finite numbers")
+        for part, most in ((slice(0, 3), entry.linear_speed), (slice(3, 6), entry.angular_speed)):
+            vector = twist[part] if rotation is None else rotation @ twist[part]
+            twist[part] = vector / max(float(np.linalg.norm(vector)) / most, 1.0)
+        self._wishes[name] = Wish(now_ns, bool(np.any(twist != 0.0)), twist=twist)
+
+    def on_leader(self, name: str, joints: Mapping[str, float], now_ns: int) -> None:
+        """A leader arm's joints by name, rad or its own units.
+
+        Raises:
+            TeleopError: a joint is missing or not finite.
+        """
+        entry = self._inputs[name]
+        assert isinstance(entry, LeaderInput)
+        for joint in (*entry.joints, entry.gripper_joint):
+            if not np.isfinite(joints.get(joint, np.nan)):
+                found = f"{joint!r} at {joints[joint]}" if joint in joints else f"the joints {sorted(joints)}"
+                raise TeleopError(f"{name}: found {found}, expected a finite position of {joint!r}")
+        q = np.array([joints[joint] for joint in entry.joints])
+        span = entry.gripper_open - entry.gripper_closed
+        opening = (joints[entry.gripper_joint] - entry.gripper_closed) / span
+        self._wishes[name] = Wish(now_ns, True, joints=q, finger_m=self._robot.gripper.finger(opening))
+
+    def wish(self, name: str, now_ns: int) -> Wish | None:
+        """What an input asks for, None if it has been silent for too long."""
+        wish = self._wishes.get(name)
+        timeout_ns = to_ns(self._inputs[name].timeout_s)
+        return wish if wish is not None and -timeout_ns <= now_ns - wish.stamp_ns <= timeout_ns else None
+
+    def strongest(self, now_ns: int, unasked: bool) -> TeleopInput | None:
+        """The active input of the highest priority; unasked: of those that take over by themselves."""
+        active = [
+            entry
+            for entry in self._inputs.values()
+            if (entry.takes_over or not unasked)
+            and (wish := self.wish(entry.name, now_ns)) is not None
+            and wish.active
+        ]
+        return max(active, key=lambda entry: entry.priority, default=None)
+
+
+class TeleopDrive:
+    """Where one input leads the arm, from the moment it takes the wheel; a `Reference`.
+
+    Args:
+        align_speed: of a leader, how fast joints lose their offset to it [rad/s].
+        now_ns: the time it starts, from where the arm comes to rest if nothing more is asked for.
+    """
+
+    def __init__(
+        self, entry: TeleopInput, kinematics: Kinematics, robot: RobotFile, governor: Governor, now_ns: int
+    ) -> None:
+        self.name = entry.name
+        self._align = entry.align_speed if isinstance(entry, LeaderInput) else 0.0
+        self._kinematics, self._governor = kinematics, governor
+        self._box = robot.workspace
+        self._speed = np.array([robot.limits[name].velocity for name in robot.arm_joints])
+        self._q = governor.resting_place()
+        self._v = np.zeros_like(self._q)
+        self._at_ns = now_ns + governor.lead_ns
+        self._leader: list[tuple[int, Array]] = []
+        self._offset: Array | None = None
+        self.problem = ""  # why the arm does not go where it is asked to
+
+    def at(self, time_ns: int) -> State:
+        """The reference: goes on as it went last."""
+        ahead_s = (time_ns - self._at_ns) / NS_PER_S
+        return State(self._q + self._v * ahead_s, self._v.copy(), np.zeros_like(self._v))
+
+    def follow(self, wish: Wish | None, now_ns: int) -> None:
+        """Moves the reference on to the time that a command given now is for."""
+        to_ns_ = now_ns + self._governor.lead_ns
+        elapsed_s = min(max(to_ns_ - self._at_ns, 0), 2 * self._governor.period_ns) / NS_PER_S
+        self._at_ns = to_ns_
+        self._v = np.zeros_like(self._q)
+        self.problem = ""
+        if wish is None or not wish.active or elapsed_s <= 0:
+            return
+        if wish.joints is not None:
+            self._follow_leader(wish, elapsed_s)
+        elif wish.twist is not None and np.any(wish.twist):
+            self._follow_twist(wish.twist, elapsed_s)
+
+    def _follow_twist(self, twist: Array, elapsed_s: float) -> None:
+        lag = float(np.max(np.abs(self._q - self._governor.at(self._at_ns).q)))
+        if lag > LAG_RAD:
+            self.problem = f"the arm is {lag:.2f} rad behind: waiting for it"
+            return
+        position, rotation = self._kinematics.forward(self._q)
+        position = np.clip(position + twist[:3] * elapsed_s, self._box.lower, self._box.upper)
+        found = self._kinematics.inverse(position, euler_to_matrix(twist[3:] * elapsed_s) @ rotation, self._q)
+        jump = np.max(np.abs(found.q - self._q) / (BRANCH_JUMP_FACTOR * self._speed * elapsed_s))
+        far = found.position_error_m > MAX_POSITION_ERROR_M
+        if far or found.rotation_error_rad > MAX_ROTATION_ERROR_RAD or jump > 1.0:
+            self.problem = "the arm cannot go any further in this direction"
+            return
+        self._move(found.q, (found.q - self._q) / elapsed_s)
+
+    def _follow_leader(self, wish: Wish, elapsed_s: float) -> None:
+        assert wish.joints is not None
+        if self._offset is None:
+            self._offset = self._q - wish.joints
+        step = self._align * elapsed_s
+        self._offset = self._offset - np.clip(self._offset, -step, step)
+        if not self._leader or wish.stamp_ns > self._leader[-1][0]:
+            self._leader.append((wish.stamp_ns, wish.joints))
+        while len(self._leader) > 2 and self._leader[1][0] <= wish.stamp_ns - to_ns(LEADER_SPEED_S):
+            self._leader.pop(0)
+        (t0, q0), (t1, q1) = self._leader[0], self._leader[-1]
+        v = (q1 - q0) * (NS_PER_S / (t1 - t0)) if t1 > t0 else np.zeros_like(q0)
+        self._move(wish.joints + self._offset, v)
+
+    def _move(self, q: Array, v: Array) -> None:
+        limits = self._governor.limits
+        self._q = np.clip(q, limits.lower, limits.upper)
+        self._v = np.where((q >= limits.upper) & (v > 0) | (q <= limits.lower) & (v < 0), 0.0, v)
+
+
+def _button(buttons: Sequence[int], index: int) -> bool:
+    return index < len(buttons) and bool(buttons[index])
