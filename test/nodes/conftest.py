@@ -33,6 +33,8 @@ from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 DEADLINE_S = 60.0
 EXIT_WITHIN_S = 5.0
 ERROR, WARN, OK = 2, 1, 0
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+STAND_INS = ("expert_policy_node",)  # nodes that live there
 
 
 class Bench:
@@ -132,12 +134,14 @@ class NodeProcess:
     """A node module as a process of its own."""
 
     def __init__(self, module: str, log: Path, **parameters: Any) -> None:
-        command = [sys.executable, "-m", f"twinbrain_ros.nodes.{module}", "--ros-args"]
+        full = module if module in STAND_INS else f"twinbrain_ros.nodes.{module}"
+        command = [sys.executable, "-m", full, "--ros-args"]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
         self.log = log
         with log.open("wb") as output:
-            self.popen = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+            self.popen = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
     def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, float]:
         """Sends a signal; gives the exit code and how long the end took [s]."""
@@ -164,5 +168,6 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
     yield start
     for process in started:
         if process.popen.poll() is None:
+            process.popen.send_signal(signal.SIGCONT)
             process.popen.kill()
             process.popen.wait()

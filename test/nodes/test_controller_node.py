@@ -2,132 +2,81 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 import pytest
+from controller_rig import NAME, ControllerRig
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
-from trajectory_msgs.msg import JointTrajectory
-from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.msg import ChunkStatus, ControlMode
-from twinbrain_ros.srv import SetMode
 
 from twinbrain_ros.nodes import convert, qos
+from twinbrain_ros.nodes.control_parameters import FIXED, LIVE
 from twinbrain_ros.nodes.controller_node import ControllerNode
-from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.robot_file import RobotFile
 
 ERROR, WARN, OK = 2, 1, 0
-NAME = "controller_node"
-
-
-class Rig:
-    """A controller between a bench that plays arm and policy."""
-
-    def __init__(self, bench: Any, robot: RobotFile, **parameters: Any) -> None:
-        self.bench, self.robot = bench, robot
-        self.node = bench.add(ControllerNode, autostart=True, **parameters)
-        assert self.node.autostart()
-        topics = robot.topics
-        self.joints = bench.publisher(JointState, topics.joint_states)
-        self.chunks = bench.publisher(ActionChunkMessage, topics.action_chunk, qos.COMMAND)
-        self.arm = bench.record(JointTrajectory, topics.arm_trajectory, qos.COMMAND)
-        self.gripper = bench.record(JointTrajectory, topics.gripper_trajectory, qos.COMMAND)
-        self.status = bench.record(ChunkStatus, topics.chunk_status)
-        self.sequence = 0
-
-    def now_ns(self) -> int:
-        return int(self.bench.node.get_clock().now().nanoseconds)
-
-    def joint_state(self, **changes: Any) -> JointState:
-        robot = self.robot
-        message = JointState(
-            name=[*robot.arm_joints, robot.gripper.joint],
-            position=[*robot.home.tolist(), robot.gripper.open_m],
-        )
-        message.header.stamp = convert.to_time(self.now_ns())
-        for field, value in changes.items():
-            setattr(message, field, value)
-        return message
-
-    def set_mode(self, mode: int, with_joints: bool = True) -> SetMode.Response:
-        if with_joints:
-            self.joints.publish(self.joint_state())
-            self.bench.until(lambda: not self.node._controller.joints_problem(self.now_ns()))
-        return self.bench.call(SetMode, "set_mode", SetMode.Request(mode=mode, source="test", reason="try"))
-
-    def send_chunk(self, data: Any = None, **changes: Any) -> ChunkStatus:
-        """Publishes a chunk of the present moment, with fresh joint states; gives what became of it."""
-        action = self.robot.action
-        self.sequence += 1
-        self.joints.publish(self.joint_state())
-        self.bench.until(lambda: not self.node._controller.joints_problem(self.now_ns()))
-        now = self.now_ns()
-        if data is None:
-            data = np.tile([0.02, 0, 0, 0, 0, 0, 1.0], (action.horizon, 1))
-        chunk = ActionChunk(
-            self.sequence, now, now, action.period_s, "pick", self.robot.name, action.space,
-            action.composition, action.names, data, np.array(self.robot.home),
-        )  # fmt: skip
-        message = convert.chunk_message(chunk, self.robot, now)
-        for field, value in changes.items():
-            setattr(message, field, value)
-        self.chunks.publish(message)
-        sequence = message.sequence
-        self.bench.until(lambda: any(s.sequence == sequence for s in self.status), "no chunk_status")
-        return next(s for s in self.status if s.sequence == sequence)
-
-    def keep_joints_fresh(self) -> None:
-        self.bench.node.create_timer(0.02, lambda: self.joints.publish(self.joint_state()))
-
-    def until_at_rest(self) -> None:
-        self.bench.until(lambda: self.node._controller._executor.running is None)
 
 
 @pytest.fixture
-def rig(bench: Any, robot: RobotFile) -> Rig:
-    return Rig(bench, robot)
+def rig(bench: Any, robot: RobotFile) -> ControllerRig:
+    return ControllerRig(bench, robot)
 
 
-def test_it_holds_by_default_and_says_so_to_those_who_come_late(rig: Rig) -> None:
-    modes = rig.bench.record(ControlMode, rig.robot.topics.control_mode, qos.LATCHED)
-    rig.bench.until(lambda: modes)
-    assert modes[-1].mode == ControlMode.HOLD
+def test_it_holds_by_default_and_says_so_to_those_who_come_late(rig: ControllerRig) -> None:
+    late = rig.bench.record(ControlMode, rig.robot.topics.control_mode, qos.LATCHED)
+    rig.bench.until(lambda: late)
+    assert late[-1].mode == ControlMode.HOLD and not late[-1].latched
     status = rig.send_chunk()
     assert (status.outcome, status.reason) == (ChunkStatus.DISCARDED, "the mode is HOLD")
     assert rig.arm == [] and rig.gripper == []
 
 
-def test_a_chunk_becomes_trajectories_and_one_status(rig: Rig) -> None:
+def test_a_chunk_becomes_trajectories_and_one_status(rig: ControllerRig) -> None:
     assert rig.set_mode(ControlMode.AUTONOMY).success
     status = rig.send_chunk()
     assert status.outcome == ChunkStatus.EXECUTED
-    latency_ns = convert.from_time(status.first_command_stamp) - convert.from_time(status.observation_stamp)
-    assert 0 < latency_ns < 1e9
+    stamps = [
+        convert.from_time(s) for s in (status.observation_stamp, status.first_command_stamp, status.due)
+    ]
+    assert 0 < stamps[1] - stamps[0] < 1e9 and 0 < stamps[2] - stamps[0] < 1e9
+    rig.bench.until(lambda: len(rig.arm) >= 40)
     rig.until_at_rest()
-    rig.bench.until(lambda: len(rig.arm) >= 10)
     assert all(list(message.joint_names) == list(rig.robot.arm_joints) for message in rig.arm)
-    assert all(len(message.points) == 1 for message in rig.arm)
-    assert rig.arm[-1].points[0].positions[1] > rig.robot.home[1]  # the shoulder reaches forward
+    assert rig.path[-1][1][1] > rig.robot.home[1]  # the shoulder reaches forward
     assert [s.sequence for s in rig.status] == [status.sequence]
     rig.bench.until(lambda: rig.bench.value(NAME, "chunks_executed") == "1")
     assert float(rig.bench.value(NAME, "observation_to_command_ms_p50")) > 0
+    assert float(rig.bench.value(NAME, "tick_late_ms_p100")) > 0
 
 
-def test_the_gripper_is_commanded_when_it_changes(rig: Rig) -> None:
+def test_every_trajectory_leads_to_rest_and_is_one_that_a_controller_takes(rig: ControllerRig) -> None:
+    rig.drive()
+    rig.bench.until(lambda: len(rig.arm) >= 30)
+    for message in rig.arm:
+        times = [p.time_from_start.sec + p.time_from_start.nanosec * 1e-9 for p in message.points]
+        assert message.header.stamp.sec == 0 and times[0] >= 0.04 - 1e-9
+        assert all(b > a for a, b in itertools.pairwise(times))
+        assert all(len(p.positions) == len(p.velocities) == 6 for p in message.points)
+        assert not any(message.points[-1].velocities)
+
+
+def test_the_gripper_is_commanded_when_it_changes(rig: ControllerRig) -> None:
     rig.set_mode(ControlMode.AUTONOMY)
     data = np.zeros((8, 7))
     data[0, 6] = 1.0
     rig.send_chunk(data)
-    rig.until_at_rest()
     rig.bench.until(lambda: len(rig.gripper) >= 2)
     fingers = [message.points[0].positions[0] for message in rig.gripper]
     assert fingers == [rig.robot.gripper.open_m, rig.robot.gripper.closed_m]
     assert list(rig.gripper[0].joint_names) == ["left_finger"]
 
 
-def test_a_chunk_with_nan_is_refused_whole_and_the_arm_holds(rig: Rig) -> None:
+def test_a_chunk_with_nan_is_refused_whole_and_the_arm_holds(rig: ControllerRig) -> None:
     rig.set_mode(ControlMode.AUTONOMY)
     data = np.tile([0.02, 0, 0, 0, 0, 0, 1.0], (8, 1))
     data[7, 3] = math.nan
@@ -138,7 +87,6 @@ def test_a_chunk_with_nan_is_refused_whole_and_the_arm_holds(rig: Rig) -> None:
     rig.bench.until(lambda: rig.bench.says(NAME, ERROR, "data[7, 3] is nan"))
     assert rig.bench.value(NAME, "chunks_refused") == "1"
     # A good chunk is executed as if nothing had been, and mends the complaint.
-    rig.keep_joints_fresh()
     assert rig.send_chunk().outcome == ChunkStatus.EXECUTED
     rig.bench.until(lambda: rig.bench.says(NAME, OK, "active"))
 
@@ -152,14 +100,16 @@ def test_a_chunk_with_nan_is_refused_whole_and_the_arm_holds(rig: Rig) -> None:
         ({"observation_joint_names": ["waist"]}, "observation_joint_positions has 6 values, expected 1"),
     ],
 )
-def test_a_chunk_that_does_not_fit_is_refused(rig: Rig, changes: dict[str, Any], words: str) -> None:
+def test_a_chunk_that_does_not_fit_is_refused(
+    rig: ControllerRig, changes: dict[str, Any], words: str
+) -> None:
     rig.set_mode(ControlMode.AUTONOMY)
     status = rig.send_chunk(**changes)
     assert status.outcome == ChunkStatus.REFUSED and words in status.reason
     assert rig.arm == []
 
 
-def test_old_chunks_are_stale_or_discarded(rig: Rig) -> None:
+def test_old_chunks_are_stale_or_discarded(rig: ControllerRig) -> None:
     rig.set_mode(ControlMode.AUTONOMY)
     switched_ns = rig.now_ns()
     before = rig.send_chunk(observation_stamp=convert.to_time(switched_ns - 10**9))
@@ -172,32 +122,31 @@ def test_old_chunks_are_stale_or_discarded(rig: Rig) -> None:
     rig.bench.until(lambda: rig.bench.value(NAME, "chunks_stale") == "1")
 
 
-def test_hold_ends_the_motion_with_one_last_command(rig: Rig) -> None:
-    rig.set_mode(ControlMode.AUTONOMY)
-    rig.send_chunk()
-    rig.bench.until(lambda: len(rig.arm) > 3)
-    assert rig.set_mode(ControlMode.HOLD, with_joints=False).success
+def test_hold_brings_the_arm_to_rest_without_a_further_command(rig: ControllerRig) -> None:
+    rig.drive()
+    assert rig.set_mode(ControlMode.HOLD).success
     rig.send_chunk()  # its status comes after everything that was sent before
-    last = rig.arm[-1].points[0].positions
-    assert list(rig.arm[-2].points[0].positions) == list(last)
     count = len(rig.arm)
-    rig.send_chunk()
+    rig.until_at_rest()
     assert len(rig.arm) == count
+    assert rig.status[-1].reason == "the mode is HOLD"
 
 
-def test_modes_that_cannot_be_are_refused_with_a_reason(rig: Rig) -> None:
-    answer = rig.set_mode(ControlMode.AUTONOMY, with_joints=False)
-    assert not answer.success and "no joint states have arrived yet" in answer.message
-    for mode in (ControlMode.TELEOP, ControlMode.ESTOP, 9):
+def test_modes_that_cannot_be_are_refused_with_a_reason(bench: Any, robot: RobotFile) -> None:
+    rig = ControllerRig(bench, robot)
+    for mode in (ControlMode.ESTOP, 9):
         answer = rig.set_mode(mode)
-        assert not answer.success and "expected one that this controller offers" in answer.message
+        assert not answer.success and f"mode is {mode}, expected one of HOLD (0)" in answer.message
+    rig.joints_go = False
+    rig.bench.until(lambda: rig.node._controller.joints_problem(rig.now_ns()))
+    answer = rig.set_mode(ControlMode.AUTONOMY)
+    assert not answer.success and "cannot start autonomy: the joint states are" in answer.message
 
 
-def test_mode_changes_are_published_with_their_source_and_reason(rig: Rig) -> None:
-    modes = rig.bench.record(ControlMode, rig.robot.topics.control_mode, qos.LATCHED)
+def test_mode_changes_are_published_with_their_source_and_reason(rig: ControllerRig) -> None:
     rig.set_mode(ControlMode.AUTONOMY)
-    rig.bench.until(lambda: modes and modes[-1].mode == ControlMode.AUTONOMY)
-    assert (modes[-1].source, modes[-1].reason) == ("test", "try")
+    rig.bench.until(lambda: rig.mode().mode == ControlMode.AUTONOMY)
+    assert (rig.mode().source, rig.mode().reason) == ("test", "try")
 
 
 @pytest.mark.parametrize(
@@ -208,49 +157,47 @@ def test_mode_changes_are_published_with_their_source_and_reason(rig: Rig) -> No
         ({"position": [0.0, math.nan, 0.0, 0.0, 0.0, 0.0, 0.03]}, "position of 'shoulder' is nan"),
     ],
 )
-def test_bad_joint_states_are_named_and_do_not_count(rig: Rig, changes: dict[str, Any], words: str) -> None:
+def test_bad_joint_states_are_named_and_do_not_count(
+    rig: ControllerRig, changes: dict[str, Any], words: str
+) -> None:
+    rig.joints_go = False
     rig.joints.publish(rig.joint_state(**changes))
     rig.bench.until(lambda: rig.bench.says(NAME, ERROR, words))
-    assert not rig.set_mode(ControlMode.AUTONOMY, with_joints=False).success
-    rig.keep_joints_fresh()
-    assert rig.set_mode(ControlMode.AUTONOMY).success
+    rig.bench.until(lambda: rig.node._controller.joints_problem(rig.now_ns()))
+    answer = rig.set_mode(ControlMode.AUTONOMY)
+    assert not answer.success and words in answer.message
+    rig.joints_go = True
     rig.bench.until(lambda: rig.bench.says(NAME, OK, "active"))
+    assert rig.set_mode(ControlMode.AUTONOMY).success
 
 
-def test_joint_states_in_another_order_are_taken_by_name(rig: Rig) -> None:
+def test_joint_states_in_another_order_are_taken_by_name(rig: ControllerRig) -> None:
+    rig.joints_go = False
     good = rig.joint_state()
+    stamp = convert.from_time(good.header.stamp)
     rig.joints.publish(
-        rig.joint_state(name=list(reversed(good.name)), position=list(reversed(good.position)))
+        JointState(header=good.header, name=good.name[::-1], position=list(good.position)[::-1])
     )
-    rig.bench.until(lambda: rig.node._controller._joints is not None)
-    np.testing.assert_array_equal(rig.node._controller._joints.arm, rig.robot.home)
+    joints = rig.node._controller._joints
+    rig.bench.until(lambda: joints.newest is not None and joints.newest.stamp_ns == stamp)
+    np.testing.assert_array_equal(joints.newest.arm, rig.robot.home)
 
 
-def test_joint_states_that_stop_end_the_motion(rig: Rig) -> None:
-    rig.set_mode(ControlMode.AUTONOMY)
-    rig.send_chunk()
-    # From here on nobody publishes joint states: 0.25 s later, in the middle of the chunk, the arm holds.
-    rig.until_at_rest()
-    moved = rig.arm[-1].points[0].positions[1] - rig.robot.home[1]
-    assert moved > 0
-    rig.bench.until(lambda: rig.bench.says(NAME, ERROR, "the joint states are"))
-
-
-def test_deactivation_holds_first_and_comes_back_in_hold(rig: Rig) -> None:
-    rig.set_mode(ControlMode.AUTONOMY)
-    rig.send_chunk()
-    rig.bench.until(lambda: len(rig.arm) > 3)
-    modes = rig.bench.record(ControlMode, rig.robot.topics.control_mode, qos.LATCHED)
+def test_deactivation_brings_the_arm_to_rest_and_comes_back_in_hold(rig: ControllerRig) -> None:
+    rig.drive()
     rig.node.trigger_deactivate()
-    rig.bench.until(lambda: modes and modes[-1].mode == ControlMode.HOLD)
-    assert modes[-1].reason == "deactivated"
+    rig.bench.until(lambda: rig.mode().mode == ControlMode.HOLD)
+    assert rig.mode().reason == "deactivated"
+    rig.until_at_rest()
     answer = rig.set_mode(ControlMode.AUTONOMY)
     assert not answer.success and "the controller is inactive" in answer.message
     rig.node.trigger_activate()
     assert rig.send_chunk().reason == "the mode is HOLD"
 
 
-def test_an_internal_error_of_a_service_is_answered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_of_a_service_is_answered(
+    rig: ControllerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*arguments: Any) -> None:
         raise RuntimeError("out of order")
 
@@ -261,15 +208,61 @@ def test_an_internal_error_of_a_service_is_answered(rig: Rig, monkeypatch: pytes
     rig.bench.until(lambda: rig.bench.says(NAME, ERROR, "RuntimeError: out of order"))
 
 
-def test_an_internal_error_holds_and_is_reported(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig.set_mode(ControlMode.AUTONOMY)
+def test_an_internal_error_stops_the_arm_until_reset(
+    rig: ControllerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.drive()
 
-    def broken(now_ns: int) -> None:
+    def broken(now_ns: int, steady_ns: int) -> None:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(rig.node._controller, "command", broken)
-    rig.bench.until(lambda: rig.bench.says(NAME, ERROR, "RuntimeError: out of order"))
-    assert rig.node._controller.mode == 0
+    monkeypatch.setattr(rig.node._controller, "tick", broken)
+    rig.bench.until(lambda: "RuntimeError: out of order" in str(rig.bench.said))
+    rig.until_at_rest()
+    monkeypatch.undo()
+    assert rig.mode().latched and not rig.set_mode(ControlMode.AUTONOMY).success
+    assert rig.trigger("reset").success and rig.set_mode(ControlMode.AUTONOMY).success
+
+
+# Parameters -------------------------------------------------------------------------------------------
+
+
+def test_parameters_take_effect_in_hold_and_are_refused_while_the_arm_is_driven(rig: ControllerRig) -> None:
+    def change(name: str, value: Any) -> Any:
+        return rig.node.set_parameters([Parameter(name, value=value)])[0]
+
+    assert change("strategy", "open_loop").successful and change("execution_steps", 1).successful
+    assert rig.node._controller.settings.chunks.strategy.value == "open_loop"
+    assert rig.node._controller.settings.chunks.execution_steps == 1
+    wrong = change("strategy", "best_effort")
+    assert not wrong.successful and "expected one of open_loop, receding_horizon" in wrong.reason
+    wrong = change("execution_steps", 9)
+    assert not wrong.successful and "execution_steps is 9, expected 1 to the horizon 8" in wrong.reason
+    fixed = change("velocity_margin", 0.5)
+    assert not fixed.successful and "is read at configure" in fixed.reason
+    rig.drive()
+    driven = change("strategy", "real_time")
+    assert not driven.successful and "settings change in HOLD only" in driven.reason
+    assert rig.node._controller.settings.chunks.strategy.value == "open_loop"
+
+
+def test_every_parameter_has_a_description_and_every_number_a_range(rig: ControllerRig) -> None:
+    for declared in (*FIXED, *LIVE):
+        descriptor: ParameterDescriptor = rig.node.describe_parameter(declared.name)
+        assert descriptor.description
+        if isinstance(declared.default, int | float) and not isinstance(declared.default, bool):
+            assert descriptor.integer_range or descriptor.floating_point_range
+            assert "Unit: " in descriptor.description
+
+
+def test_a_dry_run_publishes_everything_but_the_command(bench: Any, robot: RobotFile) -> None:
+    rig = ControllerRig(bench, robot, prefix="dry_run/", dry_run=True)
+    rig.reads = np.array(robot.home)  # the arm does not move
+    rig.drive()
+    rig.bench.until(lambda: len(rig.arm) > 30)
+    assert rig.mode().mode == ControlMode.AUTONOMY
+    for topic in (robot.topics.arm_trajectory, robot.topics.gripper_trajectory):
+        assert bench.node.count_publishers(topic) == 0
 
 
 def test_execution_steps_beyond_the_horizon_refuse_to_configure(bench: Any) -> None:

@@ -72,24 +72,24 @@ def test_the_arm_follows_a_trajectory(bench: Any, robot: RobotFile, sim: SimNode
     states = bench.record(JointState, robot.topics.joint_states, qos.SENSOR_IN)
     arm = bench.publisher(JointTrajectory, robot.topics.arm_trajectory, qos.COMMAND)
     target = robot.home + np.array([0.3, 0, 0, 0, 0, 0.2])
-    arm.publish(convert.trajectory_message(robot.arm_joints, target.tolist(), 0.3))
+    arm.publish(convert.trajectory_message(robot.arm_joints, [0.3], [target.tolist()]))
     bench.until(
         lambda: states and np.allclose(joints_from_names(states[-1].name, states[-1].position, robot)[:-1],
                                        target, atol=0.02)
     )  # fmt: skip
     gripper = bench.publisher(JointTrajectory, robot.topics.gripper_trajectory, qos.COMMAND)
-    gripper.publish(convert.trajectory_message([robot.gripper.joint], [robot.gripper.closed_m], 0.1))
+    gripper.publish(convert.trajectory_message([robot.gripper.joint], [0.1], [[robot.gripper.closed_m]]))
     closed = robot.gripper.closed_m
     bench.until(lambda: joints_from_names(states[-1].name, states[-1].position, robot)[-1] < closed + 2e-3)
 
 
 def test_a_bad_trajectory_is_refused_and_named(bench: Any, robot: RobotFile, sim: SimNode) -> None:
     arm = bench.publisher(JointTrajectory, robot.topics.arm_trajectory, qos.COMMAND)
-    arm.publish(convert.trajectory_message(["waist"], [0.1], 0.3))
+    arm.publish(convert.trajectory_message(["waist"], [0.3], [[0.1]]))
     bench.until(lambda: bench.says(NAME, ERROR, "arm trajectory refused: joint names are ['waist']"))
-    arm.publish(convert.trajectory_message(robot.arm_joints, [float("nan")] * 6, 0.3))
+    arm.publish(convert.trajectory_message(robot.arm_joints, [0.3], [[float("nan")] * 6]))
     bench.until(lambda: bench.says(NAME, ERROR, "finite"))
-    arm.publish(convert.trajectory_message(robot.arm_joints, robot.home.tolist(), 0.3))
+    arm.publish(convert.trajectory_message(robot.arm_joints, [0.3], [robot.home.tolist()]))
     bench.until(lambda: bench.says(NAME, OK, "active"))
 
 
@@ -118,7 +118,7 @@ def test_nothing_of_the_old_scene_is_stamped_after_a_reset(
     states = bench.record(JointState, robot.topics.joint_states, qos.SENSOR_IN)
     arm = bench.publisher(JointTrajectory, robot.topics.arm_trajectory, qos.COMMAND)
     away = robot.home + 0.4
-    arm.publish(convert.trajectory_message(robot.arm_joints, away.tolist(), 0.3))
+    arm.publish(convert.trajectory_message(robot.arm_joints, [0.3], [away.tolist()]))
     bench.until(lambda: states and states[-1].position[0] > 0.35)
     assert reset(bench, 1, "pick").success
     answered_ns = bench.node.get_clock().now().nanoseconds

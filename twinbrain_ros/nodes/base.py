@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 
@@ -34,6 +36,8 @@ class TwinBrainNode(LifecycleNode):
     """
 
     parameters: ClassVar[tuple[Declared, ...]] = ()
+    # Those of `parameters` that take effect at run time; the others are read at configure.
+    live: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, name: str, **node_arguments: Any) -> None:
         super().__init__(name, **node_arguments)
@@ -44,12 +48,13 @@ class TwinBrainNode(LifecycleNode):
         self._timers_made: list[Any] = []
         declared = (*COMMON, *self.parameters)
         declare(self, declared)
-        changeable = {parameter.name for parameter in declared}
-        self.add_on_set_parameters_callback(
-            lambda changes: refuse_while_configured(changeable, self.phase, changes)
-        )
+        self._at_configure = {parameter.name for parameter in declared} - self.live
+        self.add_on_set_parameters_callback(self._judge_changes)
+        self.add_post_set_parameters_callback(lambda changes: self._guarded(self._take_changes)(changes))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._guarded(self._diagnose))
+        # Not the ROS clock: a simulation that is paused or reset must not silence the watchdogs.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._guarded(self._diagnose), clock=self._steady)
 
     # Hooks ------------------------------------------------------------------------------------------
 
@@ -67,6 +72,12 @@ class TwinBrainNode(LifecycleNode):
 
     def check(self) -> None:
         """Looks for problems that make no event, such as a silent camera; called before each report."""
+
+    def check_change(self, values: dict[str, Any]) -> None:
+        """May raise ValueError to refuse new values of `live` parameters; called while configured."""
+
+    def take_change(self) -> None:
+        """Lets new values of `live` parameters take effect; called while configured."""
 
     def condition(self) -> str:
         """One line for /diagnostics while there is no problem."""
@@ -107,8 +118,8 @@ class TwinBrainNode(LifecycleNode):
         return service
 
     def every(self, period_s: float, callback: Callable[[], None]) -> None:
-        """A timer that lasts until deactivation."""
-        self._timers_made.append(self.create_timer(period_s, self._guarded(callback)))
+        """A timer that lasts until deactivation; it runs by a steady clock."""
+        self._timers_made.append(self.create_timer(period_s, self._guarded(callback), clock=self._steady))
 
     def report(self, cause: str, message: str, level: Level = Level.ERROR) -> None:
         """Notes a problem; on its first time it goes to the log and, at once, to /diagnostics."""
@@ -150,13 +161,31 @@ class TwinBrainNode(LifecycleNode):
                 callback(*arguments)
             except Exception as error:
                 self.get_logger().debug(traceback.format_exc())
-                self._end("on_fault", self.on_fault)
-                self.report(cause, f"internal error in {cause}: {type(error).__name__}: {error}")
+                reason = f"internal error in {cause}: {type(error).__name__}: {error}"
+                self._end("on_fault", lambda: self.on_fault(reason))
+                self.report(cause, reason)
 
         return run
 
-    def on_fault(self) -> None:
+    def on_fault(self, reason: str) -> None:
         """Called when a callback failed unexpectedly; a node that moves something stops it here."""
+
+    # Parameters -------------------------------------------------------------------------------------
+
+    def _judge_changes(self, changes: list[Any]) -> SetParametersResult:
+        result = refuse_while_configured(self._at_configure, self.phase, changes)
+        values = {change.name: change.value for change in changes if change.name in self.live}
+        if not result.successful or not values or self.robot is None:
+            return result
+        try:
+            self.check_change(values)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return result
+
+    def _take_changes(self, changes: list[Any]) -> None:
+        if self.robot is not None and any(change.name in self.live for change in changes):
+            self.take_change()
 
     # Transitions ------------------------------------------------------------------------------------
 

@@ -1,41 +1,50 @@
-"""Turns action chunks into joint trajectories; the ROS face of `control/controller.py`.
+"""Turns action chunks, or what a person does, into commands; the ROS face of `control/controller.py`.
 
-In:  action_chunk, joint_states; service set_mode.
-Out: arm and gripper trajectories, chunk_status (one for each chunk), control_mode (latched).
+In:  action_chunk, policy_status, joint_states, teleop inputs; services set_mode, estop, reset.
+Out: arm and gripper commands, chunk_status (one for each chunk), control_mode (latched), intervention.
 
-A trajectory has one point, due two command periods from now, and is replaced every period: a ros2_control
-JointTrajectoryController interpolates towards it at its own rate, so that in steady motion the arm passes
-every set-point at its time, and a command that comes up to one period late leaves no pause. If commands
-cease, the arm comes to rest at the last point, two periods later, all by itself.
+An arm trajectory leads to where the arm is to be two command periods from now, and from there to rest; it is
+replaced every period. A ros2_control JointTrajectoryController interpolates at its own rate, so that in
+steady motion the arm passes every set-point at its time and a command that comes up to one period late leaves
+no trace. If commands cease, the arm comes to a controlled stop all by itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from rclpy.duration import Duration
 from sensor_msgs.msg import JointState
-from trajectory_msgs.msg import JointTrajectory
+from std_srvs.srv import Trigger
 
-from twinbrain_ros.control.controller import ArmController, Mode, ModeError
-from twinbrain_ros.control.executor import VELOCITY_MARGIN
+from twinbrain_ros.control.controller import ArmController, Happening
+from twinbrain_ros.control.modes import Intervention, Mode, ModeChange, ModeError
 from twinbrain_ros.control.verdict import Command, Outcome, Verdict
+from twinbrain_ros.control.watchdogs import PolicyBeat
 from twinbrain_ros.data.decode import FrameError, joints_from_names
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
-from twinbrain_ros.msg import ChunkStatus, ControlMode
+from twinbrain_ros.msg import ChunkStatus, ControlMode, PolicyStatus
+from twinbrain_ros.msg import Intervention as InterventionMessage
 from twinbrain_ros.nodes import convert, qos
+from twinbrain_ros.nodes.arm_out import ArmOut, make_arm_out
 from twinbrain_ros.nodes.base import TwinBrainNode
+from twinbrain_ros.nodes.control_parameters import FIXED, LIVE, settings_of
 from twinbrain_ros.nodes.health import Level
+from twinbrain_ros.nodes.pacing import Rhythm
 from twinbrain_ros.nodes.parameters import Declared
 from twinbrain_ros.nodes.runner import run_node
+from twinbrain_ros.nodes.teleop_topics import TeleopTopics
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.srv import SetMode
 
 HOLD_HEARD_S = 0.3
 LATENCY = "observation_to_command_ms"
+LATE = "tick_late_ms"
 _STATUS = {
     Outcome.STALE: (ChunkStatus.STALE, "chunks_stale"),
     Outcome.REFUSED: (ChunkStatus.REFUSED, "chunks_refused"),
@@ -44,73 +53,73 @@ _STATUS = {
 
 
 class ControllerNode(TwinBrainNode):
-    """Holds the arm until it is told otherwise, then executes chunks."""
+    """Holds the arm until it is told otherwise, then executes chunks or follows a person."""
 
-    parameters: ClassVar[tuple[Declared, ...]] = (
-        Declared(
-            "execution_steps",
-            0,
-            "Steps of each chunk that are executed before the arm holds; 0 takes the robot file's.",
-            unit="steps",
-            lower=0,
-            upper=1000,
-        ),
-        Declared(
-            "velocity_margin",
-            VELOCITY_MARGIN,
-            "Share of the joint velocity limits that commands may use.",
-            unit="1",
-            lower=0.01,
-            upper=1.0,
-        ),
-    )
+    parameters: ClassVar[tuple[Declared, ...]] = (*FIXED, *LIVE)
+    live: ClassVar[frozenset[str]] = frozenset(parameter.name for parameter in LIVE)
 
     def __init__(self, **node_arguments: Any) -> None:
         super().__init__("controller_node", **node_arguments)
         self._controller: ArmController | None = None
-        self._finger_sent: float | None = None
+        self._out: ArmOut | None = None
 
     # Lifecycle --------------------------------------------------------------------------------------
 
     def setup(self, robot: RobotFile) -> None:
-        steps = int(self.value("execution_steps")) or None
-        margin = float(self.value("velocity_margin"))
-        self._controller = ArmController(robot, Kinematics(robot), steps, margin)
+        rate_hz = float(self.value("command_hz")) or robot.rates.command_hz
+        robot = dataclasses.replace(robot, rates=dataclasses.replace(robot.rates, command_hz=rate_hz))
+        self._kinematics = Kinematics(robot)
+        controller = ArmController(robot, self._kinematics, settings_of(self.value))
+        self._rhythm = Rhythm(rate_hz)
         topics = robot.topics
-        self._arm_out = self.advertise(JointTrajectory, topics.arm_trajectory, qos.COMMAND)
-        self._gripper_out = self.advertise(JointTrajectory, topics.gripper_trajectory, qos.COMMAND)
+        self._out = make_arm_out(self, robot, bool(self.value("dry_run")))
         self._status_out = self.advertise(ChunkStatus, topics.chunk_status, qos.STATUS)
         self._mode_out = self.advertise(ControlMode, topics.control_mode, qos.LATCHED)
+        self._intervention_out = self.advertise(InterventionMessage, topics.intervention, qos.EVENTS)
         self.subscribe(JointState, topics.joint_states, self._on_joints, qos.SENSOR_IN)
         self.subscribe(ActionChunkMessage, topics.action_chunk, self._on_chunk, qos.COMMAND)
+        self.subscribe(PolicyStatus, topics.policy_status, self._on_policy_status, qos.COMMAND)
         self.serve(SetMode, "set_mode", self._on_set_mode)
-        for counter in ("chunks_executed", *(name for _, name in _STATUS.values())):
+        self.serve(Trigger, "estop", self._on_estop)
+        self.serve(Trigger, "reset", self._on_reset)
+        TeleopTopics(self, robot, controller.inputs, self._estop_pressed, self._tool_rotation)
+        for counter in ("chunks_executed", "ticks_skipped", *(name for _, name in _STATUS.values())):
             self.health.count(counter, 0)
         self.health.figure(LATENCY)
+        self.health.figure(LATE, (50, 99, 100))
+        self._controller = controller
+        self._rate_hz = rate_hz
 
     def start(self) -> None:
-        assert self.robot is not None
-        self._publish_mode()
-        self.every(1.0 / self.robot.rates.command_hz, self._tick)
+        assert self._controller is not None
+        self._publish_mode(self._controller.state)
+        self._rhythm.restart(time.monotonic_ns())
+        self.every(1.0 / self._rate_hz, self._tick)
 
     def stop(self) -> None:
         self._hold("deactivated")
-        # The process may end next: the arm must have heard it.
-        self._arm_out.wait_for_all_acked(Duration(seconds=HOLD_HEARD_S))
+        # The process may end next: the arm must have heard the last command, which leads to rest.
+        for _, publisher in self._made:
+            if hasattr(publisher, "wait_for_all_acked"):
+                publisher.wait_for_all_acked(Duration(seconds=HOLD_HEARD_S))
 
     def teardown(self) -> None:
-        self._controller = None
+        self._controller = self._out = None
 
-    def on_fault(self) -> None:
-        if self.phase == "active":
-            self._hold("internal error")
+    def on_fault(self, reason: str) -> None:
+        if self.phase == "active" and self._controller is not None:
+            self._controller.fault(*self._times(), self.get_name(), reason)
+            self._tell()
 
     def _hold(self, reason: str) -> None:
-        assert self._controller is not None
-        was = self._controller.mode
-        self._send(self._controller.set_mode(Mode.HOLD, self.now_ns(), self.get_name(), reason))
-        if was is not Mode.HOLD:
-            self._publish_mode()
+        """Comes to rest: nothing has to be sent for it, see `control/governor.py`."""
+        if self._controller is not None and self._controller.mode is not Mode.ESTOP:
+            self._controller.set_mode(Mode.HOLD, *self._times(), self.get_name(), reason)
+            self._tell()
+
+    def _times(self) -> tuple[int, int]:
+        """The ROS clock and a steady one [ns]."""
+        return self.now_ns(), time.monotonic_ns()
 
     # In ---------------------------------------------------------------------------------------------
 
@@ -120,6 +129,7 @@ class ControllerNode(TwinBrainNode):
         try:
             positions = joints_from_names(message.name, message.position, self.robot)
         except FrameError as error:
+            self._controller.refuse_joints(str(error))
             self.report(f"joint_states/{error.field}", str(error))
             return
         self.health.clear("joint_states")
@@ -127,118 +137,179 @@ class ControllerNode(TwinBrainNode):
             convert.from_time(message.header.stamp), positions[:-1], float(positions[-1])
         )
 
+    def _on_policy_status(self, message: PolicyStatus) -> None:
+        if self._controller is not None:
+            self._controller.add_beat(PolicyBeat(message.problem, message.busy_s), time.monotonic_ns())
+
     def _on_chunk(self, message: ActionChunkMessage) -> None:
         if self._controller is None or self.robot is None:
             return
-        now_ns = self.now_ns()
+        try:
+            chunk = convert.chunk_from_message(message, self.robot)
+        except ValueError as error:
+            verdict = Verdict(Outcome.REFUSED, str(error))
+            self._judged(int(message.sequence), convert.from_time(message.observation_stamp), verdict)
+            return
         if self.phase != "active":
             verdict = Verdict(Outcome.DISCARDED, f"the controller is {self.phase}")
+            self._judged(chunk.sequence, chunk.observation_ns, verdict)
+            return
+        self._controller.add_chunk(chunk, *self._times())
+        # The first command goes out on arrival, without waiting for the next tick.
+        self._send(self._controller.command(self.now_ns()))
+        self._tell()
+
+    def _estop_pressed(self, source: str) -> None:
+        if self._controller is not None:
+            self._controller.estop(*self._times(), source, f"pressed on {source}")
+            self._tell()
+
+    def _tool_rotation(self) -> Any:
+        if self._controller is None or not self._controller.governor.placed:
+            return None
+        return self._kinematics.forward(self._controller.governor.at(self.now_ns()).q)[1]
+
+    # Services ---------------------------------------------------------------------------------------
+
+    def _on_set_mode(self, request: SetMode.Request, response: SetMode.Response) -> None:
+        asked = f"mode {request.mode} asked for by {request.source!r} ({request.reason})"
+        self._serve(
+            response, asked,
+            lambda c: c.set_mode(request.mode, *self._times(), request.source, request.reason),
+        )  # fmt: skip
+
+    def _on_estop(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        self._serve(response, "estop called", lambda c: c.estop(*self._times(), "service", "estop called"))
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        self._serve(response, "reset called", lambda c: c.reset(*self._times(), "service", "reset called"))
+
+    def _serve(self, response: Any, asked: str, act: Any) -> None:
+        """Answers a service: `act` raises ModeError if it cannot be done."""
+        response.success = False
+        if self._controller is None or self.phase != "active":
+            response.message = f"the controller is {self.phase}, expected active: the arm holds"
         else:
             try:
-                verdict = self._controller.add_chunk(convert.chunk_from_message(message, self.robot), now_ns)
-            except ValueError as error:
-                verdict = Verdict(Outcome.REFUSED, str(error))
-        if verdict.outcome is Outcome.ACCEPTED:
-            self.health.clear("chunk")
-            if verdict.reason:
-                self.report("chunk/cut", f"chunk {message.sequence} cut short: {verdict.reason}", Level.WARN)
-            self._execute(message, verdict.reason)
-            return
-        outcome, counter = _STATUS[verdict.outcome]
-        self.health.count(counter)
-        if verdict.outcome is not Outcome.DISCARDED:
-            level = Level.ERROR if verdict.outcome is Outcome.REFUSED else Level.WARN
-            self.report(
-                f"chunk/{verdict.outcome.value}",
-                f"chunk {message.sequence} {verdict.outcome.value}: {verdict.reason}",
-                level,
-            )
-        self._publish_status(message, outcome, verdict.reason)
-
-    def _execute(self, message: ActionChunkMessage, cut: str) -> None:
-        """The first command goes out on arrival, without waiting for the next tick."""
-        assert self._controller is not None
-        now_ns = self.now_ns()
-        self._send(self._controller.command(now_ns), with_gripper=True)
-        sent_ns = self.now_ns()
-        self.health.count("chunks_executed")
-        latency_ms = (sent_ns - convert.from_time(message.observation_stamp)) / 1e6
-        self.health.figure(LATENCY).add(latency_ms)
-        self._publish_status(message, ChunkStatus.EXECUTED, cut, sent_ns)
-
-    def _on_set_mode(self, request: SetMode.Request, response: SetMode.Response) -> SetMode.Response:
-        response.success, response.message = self._set_mode(request)
-        text = f"mode {request.mode} asked for by {request.source!r} ({request.reason}): {response.message}"
+                act(self._controller)
+                response.success, response.message = True, f"{self._controller.mode.name} is in force"
+            except ModeError as error:
+                response.message = str(error)
+            self._tell()
         # Two calls, not one chosen: rclpy ties a severity to the line that logs.
         if response.success:
-            self.get_logger().info(text)
+            self.get_logger().info(f"{asked}: {response.message}")
         else:
-            self.get_logger().warning(text)
-        return response
-
-    def _set_mode(self, request: SetMode.Request) -> tuple[bool, str]:
-        if self._controller is None or self.phase != "active":
-            return False, f"the controller is {self.phase}, expected active: the arm holds"
-        before = self._controller.state
-        try:
-            last = self._controller.set_mode(request.mode, self.now_ns(), request.source, request.reason)
-        except ModeError as error:
-            return False, str(error)
-        self._send(last, with_gripper=True)
-        if self._controller.state is not before:
-            self._finger_sent = None
-            self._publish_mode()
-        return True, f"{self._controller.mode.name} is in force"
+            self.get_logger().warning(f"{asked}: {response.message}")
 
     # Out --------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        assert self._controller is not None
-        self._send(self._controller.command(self.now_ns()))
+        assert self._controller is not None and self._out is not None
+        now_ns, steady_ns = self._times()
+        self.health.figure(LATE).add(self._rhythm.late_s(steady_ns) * 1e3)
+        self.health.set("ticks_skipped", self._rhythm.skipped)
+        command = self._controller.tick(now_ns, steady_ns)
+        self._send(command)
+        if command is None and (settling := self._controller.settling(now_ns)) is not None:
+            self._out.settle(settling)
+        self._tell()
+
+    def _send(self, command: Command | None) -> None:
+        if command is None or self._out is None:
+            return
+        self._out.send(command)
+        if command.first_of is None:
+            return
+        chunk, verdict, sent_ns = command.first_of.chunk, command.first_of.verdict, self.now_ns()
+        self.health.count("chunks_executed")
+        self.health.figure(LATENCY).add((sent_ns - chunk.observation_ns) / 1e6)
+        self._publish_status(chunk.sequence, chunk.observation_ns, ChunkStatus.EXECUTED, verdict, sent_ns)
 
     def check(self) -> None:
         if self.phase != "active" or self._controller is None:
             return
         problem = self._controller.joints_problem(self.now_ns())
         if problem:
-            autonomy = self._controller.mode is Mode.AUTONOMY
-            self.report("joints_age", problem, Level.ERROR if autonomy else Level.WARN)
+            driven = self._controller.mode in (Mode.AUTONOMY, Mode.TELEOP)
+            self.report("joints_age", problem, Level.ERROR if driven else Level.WARN)
         else:
             self.health.clear("joints_age")
 
-    def _send(self, command: Command | None, with_gripper: bool = False) -> None:
-        """Publishes a command; the gripper's only when it changes, as it is a switch."""
-        if command is None or self._controller is None or self.robot is None:
-            return
-        lead_s = self._controller.lead_s
-        self._arm_out.publish(
-            convert.trajectory_message(self.robot.arm_joints, command.arm_positions.tolist(), lead_s)
-        )
-        if with_gripper or command.finger_m != self._finger_sent:
-            joint = self.robot.gripper.joint
-            self._gripper_out.publish(convert.trajectory_message([joint], [command.finger_m], lead_s))
-            self._finger_sent = command.finger_m
+    # What happened ----------------------------------------------------------------------------------
 
-    def _publish_mode(self) -> None:
+    def _tell(self) -> None:
+        """Publishes whatever has happened in the core since the last time."""
         assert self._controller is not None
-        state = self._controller.state
-        message = ControlMode(mode=int(state.mode), source=state.source, reason=state.reason)
-        message.header.stamp = convert.to_time(state.since_ns or self.now_ns())
-        self._mode_out.publish(message)
-        self.get_logger().info(f"mode {state.mode.name}: {state.reason}")
+        happenings, self._controller.happenings = self._controller.happenings, []
+        for happening in happenings:
+            self._tell_one(happening)
+        problem = self._controller.teleop_problem
+        if problem:
+            self.report("teleop/way", problem, Level.WARN)
+        else:
+            self.health.clear("teleop/way")
+
+    def _tell_one(self, happening: Happening) -> None:
+        if isinstance(happening, ModeChange):
+            self._publish_mode(happening)
+        elif isinstance(happening, Intervention):
+            self._intervention_out.publish(convert.intervention_message(happening, self.now_ns()))
+        else:
+            chunk, verdict = happening.chunk, happening.verdict
+            self._judged(chunk.sequence, chunk.observation_ns, verdict)
+
+    def _judged(self, sequence: int, observation_ns: int, verdict: Verdict) -> None:
+        """What became of a chunk; of one that drives, its first command tells."""
+        if verdict.outcome not in _STATUS:
+            self.health.clear("chunk")
+            if verdict.reason:
+                self.report("chunk/cut", f"chunk {sequence} cut short: {verdict.reason}", Level.WARN)
+            return
+        outcome, counter = _STATUS[verdict.outcome]
+        self.health.count(counter)
+        if verdict.outcome is not Outcome.DISCARDED:
+            level = Level.ERROR if verdict.outcome is Outcome.REFUSED else Level.WARN
+            name = verdict.outcome.value
+            self.report(f"chunk/{name}", f"chunk {sequence} {name}: {verdict.reason}", level)
+        self._publish_status(sequence, observation_ns, outcome, verdict)
 
     def _publish_status(
-        self, chunk: ActionChunkMessage, outcome: int, reason: str, first_command_ns: int = 0
+        self, sequence: int, observation_ns: int, outcome: int, verdict: Verdict, first_command_ns: int = 0
     ) -> None:
         message = ChunkStatus(
-            sequence=chunk.sequence,
-            observation_stamp=chunk.observation_stamp,
+            sequence=sequence,
+            observation_stamp=convert.to_time(observation_ns),
             outcome=outcome,
-            reason=reason,
+            reason=verdict.reason,
             first_command_stamp=convert.to_time(first_command_ns),
+            due=convert.to_time(verdict.due_ns),
         )
         message.header.stamp = self.get_clock().now().to_msg()
         self._status_out.publish(message)
+
+    def _publish_mode(self, state: ModeChange) -> None:
+        self._mode_out.publish(convert.mode_message(state, state.since_ns or self.now_ns()))
+        if state.latched and state.mode is not Mode.ESTOP:
+            # Stays on /diagnostics until it is reset; logged once.
+            self.report("fault", f"stopped, call reset to go on: {state.reason}")
+        elif state.mode is Mode.ESTOP:
+            self.report("estop", f"emergency stop, call reset to go on: {state.reason}")
+        else:
+            self.health.clear("fault")
+            self.health.clear("estop")
+            self.get_logger().info(f"mode {state.mode.name}: {state.reason}")
+
+    # Parameters -------------------------------------------------------------------------------------
+
+    def check_change(self, values: dict[str, Any]) -> None:
+        assert self._controller is not None
+        settings = settings_of(lambda name: values.get(name, self.value(name)))
+        self._controller.check(settings)
+
+    def take_change(self) -> None:
+        assert self._controller is not None
+        self._controller.use(settings_of(self.value))
 
 
 def main(args: Sequence[str] | None = None) -> int:

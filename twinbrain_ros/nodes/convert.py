@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from twinbrain_ros.control.modes import Intervention, ModeChange
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
+from twinbrain_ros.msg import ControlMode
+from twinbrain_ros.msg import Intervention as InterventionMessage
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
 
@@ -94,6 +97,8 @@ def chunk_message(chunk: ActionChunk, robot: RobotFile, now_ns: int) -> ActionCh
         noise_seed=chunk.noise_seed,
         inference_time_s=chunk.inference_time_s,
         left_age_s=chunk.left_age_s,
+        guide_sequence=chunk.guide_sequence,
+        guide_frozen=chunk.guide_frozen,
     )
     message.header.stamp = to_time(now_ns)
     message.header.frame_id = robot.base_frame
@@ -135,12 +140,46 @@ def chunk_from_message(message: ActionChunkMessage, robot: RobotFile) -> ActionC
         noise_seed=int(message.noise_seed),
         inference_time_s=float(message.inference_time_s),
         left_age_s=float(message.left_age_s),
+        guide_sequence=int(message.guide_sequence),
+        guide_frozen=int(message.guide_frozen),
     )
 
 
-def trajectory_message(names: Sequence[str], positions: Sequence[float], in_s: float) -> JointTrajectory:
-    """A trajectory of one point, due `in_s` after it arrives (stamp zero means: start now)."""
-    point = JointTrajectoryPoint(positions=[float(p) for p in positions])
-    whole = round(in_s * NS_PER_S)
-    point.time_from_start = Duration(sec=whole // NS_PER_S, nanosec=whole % NS_PER_S)
-    return JointTrajectory(joint_names=list(names), points=[point])
+def trajectory_message(
+    names: Sequence[str],
+    times_s: Sequence[float],
+    positions: Sequence[Sequence[float]],
+    velocities: Sequence[Sequence[float]] | None = None,
+) -> JointTrajectory:
+    """A trajectory [K] of joints [J]: times after it arrives, as a stamp of zero means: start now."""
+    message = JointTrajectory(joint_names=list(names))
+    for k, in_s in enumerate(times_s):
+        point = JointTrajectoryPoint(positions=list(positions[k]))
+        if velocities is not None:
+            point.velocities = list(velocities[k])
+        whole = round(in_s * NS_PER_S)
+        point.time_from_start = Duration(sec=whole // NS_PER_S, nanosec=whole % NS_PER_S)
+        message.points.append(point)
+    return message
+
+
+def mode_message(state: ModeChange, stamp_ns: int) -> ControlMode:
+    """Who drives, and why."""
+    message = ControlMode(
+        mode=int(state.mode), source=state.source, reason=state.reason, latched=state.latched
+    )
+    message.header.stamp = to_time(stamp_ns)
+    return message
+
+
+def intervention_message(intervention: Intervention, stamp_ns: int) -> InterventionMessage:
+    """A person at the wheel."""
+    message = InterventionMessage(
+        number=intervention.number,
+        source=intervention.source,
+        interrupted=int(intervention.interrupted),
+        start=to_time(intervention.start_ns),
+        end=to_time(intervention.end_ns or 0),
+    )
+    message.header.stamp = to_time(stamp_ns)
+    return message

@@ -69,3 +69,28 @@ class Schedule:
         self.missed += beats - 1
         self._next_ns += beats * self._period_ns
         return True
+
+
+class Rhythm:
+    """How late the ticks of a timer come, and how many do not come at all.
+
+    Args:
+        rate_hz: of the timer.
+    """
+
+    def __init__(self, rate_hz: float) -> None:
+        self._period_ns = round(NS_PER_S / rate_hz)
+        self._due_ns = 0
+        self.skipped = 0
+
+    def restart(self, steady_ns: int) -> None:
+        """The timer starts now: its first tick is due one period later."""
+        self._due_ns = steady_ns + self._period_ns
+
+    def late_s(self, steady_ns: int) -> float:
+        """How late the tick that comes now is [s]; a tick later than a period has skipped others."""
+        missed = max(0, (steady_ns - self._due_ns) // self._period_ns)
+        self.skipped += missed
+        late_ns = steady_ns - self._due_ns
+        self._due_ns += (missed + 1) * self._period_ns
+        return late_ns / NS_PER_S

@@ -1,7 +1,7 @@
 """Turns observations and words into action chunks.
 
-In:  the robot file's cameras, joint_states, instruction; service ask.
-Out: action_chunk.
+In:  the robot file's cameras, joint_states, instruction, chunk_status; service ask.
+Out: action_chunk; policy_status, its sign of life.
 
 The policy runs on an observation the moment its last part arrives, once per `execution_steps` periods, so
 that what it sees is as fresh as it can be. A changed instruction does not wait for the period. Questions
@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from twinbrain_ros.control.plan import to_ns
+from twinbrain_ros.control.realtime import RealTimeGuide
+from twinbrain_ros.control.timing import to_ns
 from twinbrain_ros.data.frames import (
     FrameBuilder,
     FrameError,
@@ -31,15 +32,23 @@ from twinbrain_ros.data.frames import (
     image_from_buffer,
     joints_from_names,
 )
+from twinbrain_ros.data.frozen import FrozenCameras
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
+from twinbrain_ros.msg import ChunkStatus, PolicyStatus
 from twinbrain_ros.nodes import convert, qos
-from twinbrain_ros.nodes.asking import Asking, Generalist
+from twinbrain_ros.nodes.asking import Asking
 from twinbrain_ros.nodes.base import TwinBrainNode
 from twinbrain_ros.nodes.health import Level
 from twinbrain_ros.nodes.parameters import Declared
+from twinbrain_ros.nodes.policy_parameters import (
+    PARAMETERS,
+    LoadPolicy,
+    MakeGeneralist,
+    generalist_of,
+    load_policy,
+)
 from twinbrain_ros.nodes.policy_worker import Answer, Policy, PolicyWorker, Request
 from twinbrain_ros.nodes.runner import run_node
-from twinbrain_ros.resources import demo_checkpoint
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
@@ -49,68 +58,13 @@ INFERENCE = "inference_ms"
 LEFT_AGE = "left_age_ms"
 MAX_INSTRUCTION_CHARACTERS = 2000
 SHOWN_CHARACTERS = 60  # of a refused instruction, in messages
-
-LoadPolicy = Callable[[str, str, int, str], Policy]
-MakeGeneralist = Callable[[Policy], Generalist | None]
-
-
-def load_policy(checkpoint: str, device: str, threads: int, dtype: str) -> Policy:
-    """Loads a TwinBrain checkpoint ("" is the demo's). Imports torch, and therefore only here.
-
-    Raises:
-        ValueError: the checkpoint, the device or the dtype cannot be used.
-    """
-    import torch
-
-    from twinbrain_ros.brain.policy import TwinBrainPolicy
-
-    torch.set_num_threads(threads)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device is {device!r}, expected one that torch can use: {error}") from error
-    return TwinBrainPolicy.from_pretrained(
-        checkpoint or demo_checkpoint(), device=device, dtype=dtype or None
-    )
-
-
-def generalist_of(policy: Policy) -> Generalist | None:
-    """The left brain of a TwinBrain policy, to be asked; None for any other policy."""
-    from twinbrain_ros.brain.generalist import Generalist
-    from twinbrain_ros.brain.policy import TwinBrainPolicy
-
-    return Generalist(policy) if isinstance(policy, TwinBrainPolicy) else None
+STATUS_HZ = 20.0
 
 
 class PolicyNode(TwinBrainNode):
     """Runs a policy on what arrives. Both arguments may be replaced, as by tests of bad messages."""
 
-    parameters: ClassVar[tuple[Declared, ...]] = (
-        Declared("checkpoint", "", "Directory of a TwinBrain checkpoint; empty takes the demo's."),
-        Declared("device", "cpu", "Where the policy runs, as torch names it: cpu, cuda, cuda:1."),
-        Declared(
-            "dtype", "", "Type of the weights: float32, bfloat16; empty: bfloat16 on a GPU, else float32."
-        ),
-        Declared("threads", 1, "Threads that torch may use on the CPU.", lower=1, upper=64),
-        Declared(
-            "execution_steps",
-            0,
-            "A new chunk is made every so many steps; 0 takes the robot file's.",
-            unit="steps",
-            lower=0,
-            upper=1000,
-        ),
-        Declared(
-            "left_period_s",
-            0.0,
-            "How old what the left brain remembers may be before it runs again; a new instruction does not "
-            "wait for it. 0 runs it for every chunk.",
-            unit="s",
-            lower=0.0,
-            upper=60.0,
-        ),
-        Declared("seed", 0, "Seed of the noise that actions are integrated from.", lower=0, upper=2**31 - 1),
-    )
+    parameters: ClassVar[tuple[Declared, ...]] = PARAMETERS
 
     def __init__(
         self,
@@ -147,11 +101,15 @@ class PolicyNode(TwinBrainNode):
         # Frames come in a fixed rhythm: the one nearest to the wanted time is taken, not the one after it.
         half_a_frame_s = 0.5 / max(camera.rate_hz for camera in robot.cameras)
         self._replan_ns = to_ns(steps * robot.action.period_s - half_a_frame_s)
-        self._frames = FrameBuilder(robot, Kinematics(robot))
+        kinematics = Kinematics(robot)
+        self._frames, self._frozen = FrameBuilder(robot, kinematics), FrozenCameras()
+        self._guide = RealTimeGuide(robot, kinematics) if self.value("real_time") else None
         self._instruction = ""
         self._forget()
         self._seeds = np.random.default_rng(int(self.value("seed")))
         self._chunk_out = self.advertise(ActionChunkMessage, robot.topics.action_chunk, qos.COMMAND)
+        self._status_out = self.advertise(PolicyStatus, robot.topics.policy_status, qos.COMMAND)
+        self.subscribe(ChunkStatus, robot.topics.chunk_status, self._on_chunk_status, qos.STATUS)
         self._asking = Asking(self._make_generalist(policy), self._look, self._said.trigger)
         self._asking.hold_back(self.serve(Ask, "ask", self._asking.on_ask))
         self._listen(robot)
@@ -175,8 +133,14 @@ class PolicyNode(TwinBrainNode):
         shape = (self.robot.action.horizon, len(self.robot.action.names))
         self._forget()
         self._worker = PolicyWorker(
-            self._policy, lambda seed: noise_for(seed, *shape), self._answered.trigger
+            self._policy,
+            lambda seed: noise_for(seed, *shape),
+            self._answered.trigger,
+            float(self.value("inject_delay_s")),
         )
+        if self._guide is not None:
+            self._guide.restart()
+        self.every(1.0 / STATUS_HZ, self._beat)
 
     def stop(self) -> None:
         if self._asking is not None:
@@ -208,7 +172,9 @@ class PolicyNode(TwinBrainNode):
             image = image_from_buffer(
                 message.data, message.width, message.height, message.step, message.encoding, camera
             )
-            self._frames.add_image(camera.name, convert.from_time(message.header.stamp), image)
+            stamp_ns = convert.from_time(message.header.stamp)
+            self._frames.add_image(camera.name, stamp_ns, image)
+            self._frozen.add_image(camera.name, stamp_ns, image)
         except FrameError as error:
             self.report(f"image/{camera.name}/{error.field}", str(error))
             return
@@ -222,6 +188,7 @@ class PolicyNode(TwinBrainNode):
             positions = joints_from_names(message.name, message.position, self.robot)
             stamp_ns = convert.from_time(message.header.stamp)
             self._frames.add_joints(stamp_ns, positions[:-1], float(positions[-1]))
+            self._frozen.add_arm(positions[:-1])
         except FrameError as error:
             self.report(f"joint_states/{error.field}", str(error))
             return
@@ -263,7 +230,7 @@ class PolicyNode(TwinBrainNode):
         if self._worker is None or self._worker.busy or not self._instruction:
             return
         result = self._frames.build(self.now_ns())
-        if isinstance(result, NotReady) or result.stamp_ns == self._seen_ns:
+        if isinstance(result, NotReady) or result.stamp_ns == self._seen_ns or self._frozen.problem():
             return
         self._seen_ns = result.stamp_ns
         # A stamp that went back is a source that was started again.
@@ -276,7 +243,11 @@ class PolicyNode(TwinBrainNode):
         for name in observation.images:
             self.health.count(f"frames_used/{name}")
         noise_seed = int(self._seeds.integers(2**63))
-        worker.ask(Request(observation, self._instruction, noise_seed))
+        guided = self._guide and self._guide.guide(
+            observation.stamp_ns, observation.arm_positions, self._instruction
+        )
+        guide, sequence = guided or (None, 0)
+        worker.ask(Request(observation, self._instruction, noise_seed, guide, sequence))
 
     def _take_answers(self) -> None:
         """Publishes what the worker has, unless the instruction it follows is gone."""
@@ -309,6 +280,8 @@ class PolicyNode(TwinBrainNode):
             noise_seed=answer.request.noise_seed,
             inference_time_s=answer.taken_s,
             left_age_s=answer.left_age_s,
+            guide_sequence=answer.request.guide_sequence,
+            guide_frozen=answer.request.guide.frozen if answer.request.guide is not None else 0,
         )
         try:
             chunk.validate(self.robot)
@@ -316,10 +289,42 @@ class PolicyNode(TwinBrainNode):
             self.report("policy", f"no chunk: the policy's answer: {error}")
             return
         self._sequence += 1
+        if self._guide is not None:
+            self._guide.sent(chunk)
         self._chunk_out.publish(convert.chunk_message(chunk, self.robot, self.now_ns()))
         self.health.count("chunks_published")
         self.health.figure(INFERENCE).add(answer.taken_s * 1e3)
         self.health.figure(LEFT_AGE).add(answer.left_age_s * 1e3)
+
+    def _on_chunk_status(self, message: ChunkStatus) -> None:
+        """What drives the arm is what the controller says, not what was sent."""
+        if self._guide is None:
+            return
+        if message.outcome == ChunkStatus.EXECUTED:
+            stamps = (convert.from_time(message.due), convert.from_time(message.first_command_stamp))
+            self._guide.executed(int(message.sequence), *stamps)
+        elif message.outcome == ChunkStatus.DISCARDED:
+            self._guide.rest()
+
+    # Signs of life ----------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        assert self._frames is not None
+        result = self._frames.build(self.now_ns())
+        message = PolicyStatus(problem=self._problem(result), busy_s=self._worker_busy_s())
+        message.header.stamp = self.get_clock().now().to_msg()
+        if not isinstance(result, NotReady):
+            message.observation_stamp = convert.to_time(result.stamp_ns)
+        self._status_out.publish(message)
+
+    def _problem(self, result: Observation | NotReady) -> str:
+        """Why there is nothing to act on; empty if there is."""
+        if isinstance(result, NotReady):
+            return result.message
+        return self._frozen.problem() or ("" if self._instruction else "there is no instruction")
+
+    def _worker_busy_s(self) -> float:
+        return self._worker.busy_s() if self._worker is not None else 0.0
 
     # Questions --------------------------------------------------------------------------------------
 
@@ -341,6 +346,9 @@ class PolicyNode(TwinBrainNode):
             cause = f"observation/{result.problem.value}/{result.stream}"
             level = Level.WARN if result.problem is Problem.MISSING else Level.ERROR
             self.report(cause, result.message, level)
+        elif frozen := self._frozen.problem():
+            cause = "observation/frozen"
+            self.report(cause, frozen)
         if self._not_ready != cause:
             self.health.clear(self._not_ready)
         self._not_ready = cause

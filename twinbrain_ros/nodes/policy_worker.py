@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinbrain_ros.data.frames import NS_PER_S, Observation
+from twinbrain_ros.robot.chunk import Guide
 from twinbrain_ros.robot.robot_file import RobotFile
 
 # A request takes a fraction of this; a process asked to end has 5 s in all.
@@ -52,17 +53,20 @@ class Policy(Protocol):
         seed: int = 0,
         *,
         stamp_s: float | None = None,
+        guide: Guide | None = None,
     ) -> NDArray[np.float64]:
-        """Actions [horizon, names] in robot units; stamp_s: of the observation [s]."""
+        """Actions [horizon, names] in robot units; stamp_s: of the observation [s]; guide: to agree with."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One observation to answer."""
+    """One observation to answer; guide: what the chunk of `guide_sequence` wants it to agree with."""
 
     observation: Observation
     instruction: str
     noise_seed: int
+    guide: Guide | None = None
+    guide_sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class PolicyWorker:
         noise: from a seed to the noise the actions are integrated from; None leaves it to the policy.
         on_answer: called from the thread when an answer waits in `answers`; must be quick and thread-safe. It
             is not called once `close` has returned, whatever the policy still does.
+        delay_s: every answer takes at least so long, for experiments.
     """
 
     def __init__(
@@ -91,8 +96,11 @@ class PolicyWorker:
         policy: Policy,
         noise: Callable[[int], NDArray[np.float32]],
         on_answer: Callable[[], None],
+        delay_s: float = 0.0,
     ) -> None:
         self._policy = policy
+        self._delay_s = delay_s
+        self._asked_s = 0.0
         self._noise = noise
         self._on_answer: Callable[[], None] | None = on_answer
         self._telling = threading.Lock()
@@ -106,7 +114,12 @@ class PolicyWorker:
     def ask(self, request: Request) -> None:
         """Hands over a request. The caller asks for nothing more until it has taken the answer."""
         self.busy = True
+        self._asked_s = time.perf_counter()
         self._requests.put(request)
+
+    def busy_s(self) -> float:
+        """For how long it has been working on the present request [s]; 0: it waits."""
+        return time.perf_counter() - self._asked_s if self.busy else 0.0
 
     def take(self) -> Answer | None:
         """An answer that waits, or None."""
@@ -132,13 +145,16 @@ class PolicyWorker:
             try:
                 seen = request.observation
                 noise = self._noise(request.noise_seed)
+                guided = {} if request.guide is None else {"guide": request.guide}
                 actions = self._policy.act(
                     seen.images,
                     request.instruction,
                     seen.state if self._policy.sends_state else None,
                     noise=noise,
                     stamp_s=seen.stamp_ns / NS_PER_S,
+                    **guided,
                 )
+                time.sleep(max(0.0, self._delay_s - (time.perf_counter() - start)))
                 left_age_s = self._policy.left_age_s
             except Exception as failure:  # whatever the policy raises is told, and the next request served
                 error = failure

@@ -23,6 +23,8 @@ SENSOR_IN = _profile(5, ReliabilityPolicy.BEST_EFFORT)
 LATCHED = _profile(1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Only the newest command or chunk counts; an older one that waits in a queue must never be executed.
 COMMAND = _profile(1)
+# Each of them matters: an emergency stop, a button.
+EVENTS = _profile(10)
 # Events that are counted by those who listen.
 STATUS = _profile(10)
 DIAGNOSTICS = _profile(10)

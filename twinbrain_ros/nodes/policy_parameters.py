@@ -1,0 +1,80 @@
+"""The policy node's parameters, and how it comes to its policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twinbrain_ros.nodes.asking import Generalist
+from twinbrain_ros.nodes.parameters import Declared
+from twinbrain_ros.nodes.policy_worker import Policy
+from twinbrain_ros.resources import demo_checkpoint
+
+LoadPolicy = Callable[[str, str, int, str], Policy]
+MakeGeneralist = Callable[[Policy], Generalist | None]
+
+
+def load_policy(checkpoint: str, device: str, threads: int, dtype: str) -> Policy:
+    """Loads a TwinBrain checkpoint ("" is the demo's). Imports torch, and therefore only here.
+
+    Raises:
+        ValueError: the checkpoint, the device or the dtype cannot be used.
+    """
+    import torch
+
+    from twinbrain_ros.brain.policy import TwinBrainPolicy
+
+    torch.set_num_threads(threads)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device is {device!r}, expected one that torch can use: {error}") from error
+    return TwinBrainPolicy.from_pretrained(
+        checkpoint or demo_checkpoint(), device=device, dtype=dtype or None
+    )
+
+
+def generalist_of(policy: Policy) -> Generalist | None:
+    """The left brain of a TwinBrain policy, to be asked; None for any other policy."""
+    from twinbrain_ros.brain.generalist import Generalist
+    from twinbrain_ros.brain.policy import TwinBrainPolicy
+
+    return Generalist(policy) if isinstance(policy, TwinBrainPolicy) else None
+
+
+PARAMETERS: tuple[Declared, ...] = (
+    Declared("checkpoint", "", "Directory of a TwinBrain checkpoint; empty takes the demo's."),
+    Declared("device", "cpu", "Where the policy runs, as torch names it: cpu, cuda, cuda:1."),
+    Declared("dtype", "", "Type of the weights: float32, bfloat16; empty: bfloat16 on a GPU, else float32."),
+    Declared("threads", 1, "Threads that torch may use on the CPU.", lower=1, upper=64),
+    Declared(
+        "execution_steps",
+        0,
+        "A new chunk is made every so many steps; 0 takes the robot file's.",
+        unit="steps",
+        lower=0,
+        upper=1000,
+    ),
+    Declared(
+        "left_period_s",
+        0.0,
+        "How old what the left brain remembers may be before it runs again; a new instruction does not "
+        "wait for it. 0 runs it for every chunk.",
+        unit="s",
+        lower=0.0,
+        upper=60.0,
+    ),
+    Declared(
+        "real_time",
+        False,
+        "Make each chunk agree with the one it will replace (the controller's strategy real_time).",
+    ),
+    Declared(
+        "inject_delay_s",
+        0.0,
+        "For experiments: chunks are held back until they are so late, as on a slower machine.",
+        unit="s",
+        lower=0.0,
+        upper=10.0,
+    ),
+    Declared("seed", 0, "Seed of the noise that actions are integrated from.", lower=0, upper=2**31 - 1),
+)
