@@ -17,6 +17,7 @@ from twinbrain_ros.commands.common import (
     CommandError,
     add_json,
     checkpoint_directory,
+    not_negative_seconds,
     positive_int,
     positive_seconds,
     seed_int,
@@ -33,6 +34,8 @@ DESCRIPTION = """\
 Run the whole loop on this machine as separate processes (simulated arm and cameras, policy, controller) and
 let the arm do what it is told in words. Prints a line per episode, then a table."""
 
+# As `control/strategies.py` has them; not imported, as the help must not wait for numerics to load.
+STRATEGIES = ("open_loop", "receding_horizon", "temporal_ensemble", "real_time")
 # Episodes whose frames the sheet shows.
 SHEET_EPISODES = 6
 
@@ -85,6 +88,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="steps of each chunk to execute before the next (default: the robot file's)",
     )  # fmt: skip
     add(
+        "--strategy", choices=STRATEGIES, default=STRATEGIES[1],
+        help="how chunks follow one another (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--inject-delay", type=not_negative_seconds, default=0.0, metavar="S",
+        help="hold every chunk back until it is so late [s], as on a slower machine (default: %(default)g)",
+    )  # fmt: skip
+    add(
         "--log-dir", type=Path, metavar="DIR",
         help="keep the nodes' output in this directory (default: a temporary one, kept on errors)",
     )  # fmt: skip
@@ -121,7 +132,9 @@ def _run(args: argparse.Namespace) -> int:
     recording = Recording()
     recording.results.context = _context(args, robot, checkpoint)
     log_dir = args.log_dir or Path(tempfile.mkdtemp(prefix="twinbrain-demo-"))
-    settings = LoopSettings(robot, checkpoint, log_dir, args.execution_steps, args.seed)
+    settings = LoopSettings(
+        robot, checkpoint, log_dir, args.execution_steps, args.strategy, args.inject_delay, args.seed
+    )
     films = SHEET_EPISODES if args.sheet is not None else 0
     code = _run_episodes(settings, plans, args.max_seconds, films, recording)
     if args.log_dir is None and code == OK:
@@ -189,6 +202,8 @@ def _context(args: argparse.Namespace, robot: RobotFile, checkpoint: Path) -> di
             "retarget": args.retarget,
             "max_seconds": args.max_seconds,
             "execution_steps": args.execution_steps or robot.action.execution_steps,
+            "strategy": args.strategy,
+            "inject_delay_s": args.inject_delay,
             "robot": robot.name,
             "checkpoint": str(checkpoint),
         },

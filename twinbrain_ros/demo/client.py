@@ -15,10 +15,11 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from twinbrain_ros.demo.scene import scene_from_message, stamp_ns
 from twinbrain_ros.evaluation.tally import OUTCOMES, ChunkTally
-from twinbrain_ros.msg import ActionChunk, ChunkStatus
+from twinbrain_ros.msg import ActionChunk, ChunkStatus, ControlMode
 from twinbrain_ros.msg import SceneState as SceneStateMessage
 from twinbrain_ros.nodes import qos
 from twinbrain_ros.robot.robot_file import RobotFile
@@ -58,6 +59,8 @@ class LoopClient:
         self.scene: SceneState | None = None
         self.scene_message: SceneStateMessage | None = None
         self.last_chunk: ActionChunk | None = None
+        self.mode: ControlMode | None = None
+        self.faults: list[str] = []  # why the controller stopped the arm by itself
         self._counters: dict[str, tuple[int, str]] = {}
         self._diagnostics: dict[str, DiagnosticStatus] = {}
         self._on_scene: Callable[[SceneState], None] | None = None
@@ -67,10 +70,12 @@ class LoopClient:
         self._instruction = self.node.create_publisher(String, topics.instruction, qos.LATCHED)
         self.node.create_subscription(ActionChunk, topics.action_chunk, self._chunk, EVENTS)
         self.node.create_subscription(ChunkStatus, topics.chunk_status, self._status, EVENTS)
+        self.node.create_subscription(ControlMode, topics.control_mode, self._control_mode, qos.LATCHED)
         self.node.create_subscription(SceneStateMessage, "scene_state", self._scene, EVENTS)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, EVENTS)
         self._reset: Any = self.node.create_client(ResetScene, "reset_scene")
         self._mode: Any = self.node.create_client(SetMode, "set_mode")
+        self._release: Any = self.node.create_client(Trigger, "reset")
         self._lifecycle: dict[str, Any] = {}
 
     def __enter__(self) -> LoopClient:
@@ -96,6 +101,16 @@ class LoopClient:
             stamp_ns(message.observation_stamp),
             stamp_ns(message.first_command_stamp),
         )
+
+    def _control_mode(self, message: ControlMode) -> None:
+        if message.latched and not self.stopped:
+            self.faults.append(message.reason)
+        self.mode = message
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the controller has stopped the arm by itself and waits for a reset."""
+        return self.mode is not None and bool(self.mode.latched)
 
     def _scene(self, message: SceneStateMessage) -> None:
         self.scene_message = message
@@ -209,6 +224,18 @@ class LoopClient:
         if not self.spin_until(is_new, CALL_TIMEOUT_S):
             raise LoopError(f"scene_state: no new episode seen within {CALL_TIMEOUT_S:g} s of reset_scene")
         return str(answer.instruction)
+
+    def release(self) -> None:
+        """Reset the controller if it has stopped the arm, as the person at the arm would.
+
+        Raises:
+            LoopError: it stays stopped.
+        """
+        if not self.stopped:
+            return
+        answer = self._call(self._release, Trigger.Request(), CALL_TIMEOUT_S)
+        if not answer.success or not self.spin_until(lambda: not self.stopped, CALL_TIMEOUT_S):
+            raise LoopError(f"reset: {answer.message}")
 
     def set_mode(self, mode: int, reason: str) -> None:
         """Ask the controller for a mode (a constant of ControlMode), again and again if it cannot be yet.

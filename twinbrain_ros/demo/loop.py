@@ -118,6 +118,8 @@ class LoopSettings:
 
     Attributes:
         execution_steps: steps of each chunk to execute; None for the robot file's.
+        strategy: how chunks follow one another, as `control/strategies.py` names it.
+        delay_s: how late every chunk is to come at least [s].
         seed: of the policy's noise.
         log_dir: where the nodes' output goes.
         modules: other Python modules to run as a node than `twinbrain_ros.nodes.<node>`.
@@ -127,6 +129,8 @@ class LoopSettings:
     checkpoint: Path
     log_dir: Path
     execution_steps: int | None = None
+    strategy: str = "receding_horizon"
+    delay_s: float = 0.0
     seed: int = 0
     modules: Mapping[str, str] = field(default_factory=dict)
 
@@ -137,8 +141,14 @@ class LoopSettings:
             {} if self.execution_steps is None else {"execution_steps": self.execution_steps}
         )
         own: dict[str, dict[str, object]] = {
-            "policy_node": {"checkpoint": self.checkpoint.resolve(), "seed": self.seed % 2**31, **steps},
-            "controller_node": steps,
+            "policy_node": {
+                "checkpoint": self.checkpoint.resolve(),
+                "seed": self.seed % 2**31,
+                "real_time": self.strategy == "real_time",
+                "inject_delay_s": float(self.delay_s),
+                **steps,
+            },
+            "controller_node": {"strategy": self.strategy, **steps},
             "sim_node": {},
         }
         module = self.modules.get(node, f"twinbrain_ros.nodes.{node}")

@@ -93,6 +93,7 @@ class EpisodeRunner:
             try:
                 record = self._run_episode(plan, film)
             finally:
+                results.faults = list(self._client.faults)
                 results.chunks.add(self._client.take_new_tally())
             results.records.append(record)
             if film is not None:
@@ -103,6 +104,7 @@ class EpisodeRunner:
 
     def _run_episode(self, plan: EpisodePlan, film: Filmstrip | None) -> EpisodeRecord:
         client = self._client
+        client.release()
         client.reset_scene(plan.seed, plan.goal.task)
         self._instruct_and_wait(plan.goal.instruction())
         executed_before = client.tally.outcomes["executed"]
@@ -139,7 +141,7 @@ class EpisodeRunner:
             self._client.instruct(plan.retarget.instruction())
             remaining_s -= RETARGET_AFTER_S
         if remaining_s > 0:
-            self._client.spin_until(lambda: episode.success, remaining_s)
+            self._client.spin_until(lambda: episode.success or self._client.stopped, remaining_s)
 
     def _instruct_and_wait(self, text: str) -> None:
         """Publish the instruction; wait for a chunk that follows it and was predicted from the new scene."""

@@ -40,12 +40,17 @@ class FrameCounts:
 
 @dataclass
 class RunResults:
-    """Everything a run is reported with. `context`: what is needed to repeat it, as versions and machine."""
+    """Everything a run is reported with.
+
+    `context`: what is needed to repeat it, as versions and machine; `faults`: why the controller stopped the
+    arm by itself, each time.
+    """
 
     records: list[EpisodeRecord] = field(default_factory=list)
     chunks: ChunkTally = field(default_factory=ChunkTally)
     frames: FrameCounts | None = None
     context: dict[str, Any] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
     interrupted: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +64,7 @@ class RunResults:
             "chunks": {**self.chunks.counts(), "refusals": dict(self.chunks.refusals)},
             "tasks": {task: Rates.of(group).to_json() for task, group in by_task(self.records).items()},
             "seeds": [record.seed for record in self.records],
+            "faults": self.faults,
             "interrupted": self.interrupted,
             **self.context,
             "episode_records": [record.to_json() for record in self.records],
@@ -85,6 +91,7 @@ class RunResults:
         rows += [
             ("  refused because", f"{reason} ({count}x)") for reason, count in self.chunks.refusals.items()
         ]
+        rows += [("arm stopped", reason) for reason in self.faults]
         if self.interrupted:
             rows.append(("note", "the run ended early (interrupted); these are the episodes until then"))
         return format_rows(rows)
