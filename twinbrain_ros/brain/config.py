@@ -86,6 +86,9 @@ class ExpertConfig:
     decoder_width: int | None = None
     # Frequencies of the time embedding are exp(-i ln(1e4) / (half - shift)); the published head has shift 1.
     time_frequency_shift: int = 0
+    # Whether it was trained with steps of the chunk given, at flow time 1 (arXiv 2512.05964): then real-time
+    # chunking needs no guidance.
+    prefix_trained: bool = False
 
     def __post_init__(self) -> None:
         _one_of("expert.prediction", self.prediction, ("velocity", "clean"))

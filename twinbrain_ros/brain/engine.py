@@ -22,6 +22,7 @@ from twinbrain_ros.brain.expert import FlowTime
 from twinbrain_ros.brain.graphs import CapturedCall
 from twinbrain_ros.brain.preprocess import PatchLayout, fitting_size, resize
 from twinbrain_ros.brain.prompt import PromptBatch
+from twinbrain_ros.brain.realtime import Target, guided, prefixed
 from twinbrain_ros.brain.twin import Prepared, TwinBrain
 
 KEPT_PROMPTS = 16  # prepared prompts that are kept; each holds embeddings of a few hundred tokens
@@ -160,6 +161,29 @@ class TwinEngine:
         if state is not None:
             inputs.append(state)
         return self._call("right", (names, state is None), right, inputs, lent)[0]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def chunk_towards(
+        self,
+        pixels: Mapping[str, Tensor],
+        prepared: Prepared,
+        memory: LeftMemory,
+        state: Tensor | None,
+        noise: Tensor,
+        target: Target,
+    ) -> Tensor:
+        """As `chunk`, but agreeing with a target. No CUDA graph: gradients are taken on the way.
+
+        Outside inference mode, whose tensors no gradient may pass; the brains are run without gradients.
+        """
+        expert = self.model.expert
+        context = self.model.context(pixels, state, prepared, memory)
+        # The engine's own schedule is of inference tensors.
+        schedule = expert.schedule(ends=expert.ends())
+        way = prefixed if expert.config.prefix_trained else guided
+        clone = replace(target, actions=target.actions.clone(), weights=target.weights.clone())
+        return way(expert, context, noise.clone(), clone, schedule)
 
     def _call(
         self,

@@ -32,11 +32,13 @@ from twinbrain_ros.brain.prompt import (
     collate,
     role_tokens,
 )
+from twinbrain_ros.brain.realtime import Target
 from twinbrain_ros.brain.sampling import noise_for
 from twinbrain_ros.brain.twin import TwinBrain
 from twinbrain_ros.brain.units import Units
 
 if TYPE_CHECKING:
+    from twinbrain_ros.robot.chunk import Guide
     from twinbrain_ros.robot.robot_file import RobotFile
 
 KEPT_PROMPTS = 64
@@ -175,13 +177,15 @@ class TwinBrainPolicy:
         *,
         normalized: bool = False,
         stamp_s: float | None = None,
+        guide: Guide | None = None,
     ) -> np.ndarray:
         """One action chunk [horizon, dims], float64, robot units.
 
         images: per camera uint8 [H, W, 3] RGB of any size; state [dims] in robot units, None for a policy
         that goes without; noise: float32 [horizon, dims], the flow's start (default: `noise_for(seed, ...)`);
         normalized: state and actions in the model's own units; stamp_s: time of the observation [s], from
-        which `left_period_s` is counted. Raises InstructionError for the text and ValueError for images,
+        which `left_period_s` is counted; guide: what the chunk has to agree with (real-time chunking), in the
+        same units as the actions. Raises InstructionError for the text and ValueError for images,
         state or noise of the wrong shape or kind.
         """
         shape = (self.config.action.horizon, len(self.config.action.names))
@@ -195,6 +199,7 @@ class TwinBrainPolicy:
             noise[None],
             normalized=normalized,
             stamp_s=stamp_s,
+            guide=guide,
         )[0]
         if not np.isfinite(out).all():
             raise ValueError("the policy produced non-finite actions; nothing is published")
@@ -236,8 +241,12 @@ class TwinBrainPolicy:
         *,
         normalized: bool = False,
         stamp_s: float | None = None,
+        guide: Guide | None = None,
     ) -> np.ndarray:
-        """As `act` for a batch: images uint8 [B, H, W, 3], states [B, S], noise [B, T, A] -> [B, T, A]."""
+        """As `act` for a batch, one guide for all of it.
+
+        images uint8 [B, H, W, 3], states [B, S], noise [B, T, A] -> [B, T, A].
+        """
         views = [self._view(c, *images[c.name].shape[1:3]) for c in self.config.cameras]
         key = (tuple(instructions), tuple(v.steps[-1] for v in views))
         prepared = self.engine.prepare(key, lambda: self._collated(*key))
@@ -254,12 +263,25 @@ class TwinBrainPolicy:
             if memory is None:
                 memory = self.engine.remember(pixels, prepared)
                 self._left = None if stamp_s is None else (key, stamp_s, memory)
-            chunk = self.engine.chunk(pixels, prepared, memory, state, start)
+            if guide is None:
+                chunk = self.engine.chunk(pixels, prepared, memory, state, start)
+            else:
+                target = self._target(guide, normalized)
+                chunk = self.engine.chunk_towards(pixels, prepared, memory, state, start, target)
         except torch.OutOfMemoryError as error:
             raise CheckpointError(f"{self.device}: out of memory while acting: {error}") from error
         if not normalized:
             chunk = self._known(self._action_units, "action").to_robot(chunk)
         return chunk.double().cpu().numpy()
+
+    def _target(self, guide: Guide, normalized: bool) -> Target:
+        """A guide in model units, on the device."""
+        guide.validate(self.config.action.horizon, len(self.config.action.names))
+        actions = torch.from_numpy(np.asarray(guide.actions, dtype=np.float32)).to(self.device)
+        if not normalized:
+            actions = self._known(self._action_units, "action").to_model(actions)
+        weights = torch.from_numpy(np.asarray(guide.weights, dtype=np.float32)).to(self.device)
+        return Target(actions[None], weights, guide.frozen)
 
     def _collated(
         self, instructions: Sequence[str], sizes: tuple[Size, ...]

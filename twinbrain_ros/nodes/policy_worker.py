@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,7 +145,7 @@ class PolicyWorker:
             try:
                 seen = request.observation
                 noise = self._noise(request.noise_seed)
-                guided = {} if request.guide is None else {"guide": request.guide}
+                guided: dict[str, Any] = {} if request.guide is None else {"guide": request.guide}
                 actions = self._policy.act(
                     seen.images,
                     request.instruction,
