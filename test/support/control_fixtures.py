@@ -23,6 +23,9 @@ T0 = to_ns(100.0)
 TICK = to_ns(0.02)
 STILL = (0, 0, 0, 0, 0, 0, 1)
 FORWARD = (0.02, 0, 0, 0, 0, 0, 1)
+# Of the shipped robot's joystick.
+DEADMAN, ESTOP, OPEN, CLOSE = 4, 1, 0, 2
+AXES = {"x": 1, "y": 0, "z": 4, "pitch": 7, "yaw": 3}
 
 T = TypeVar("T", bound=Happening)
 
@@ -145,3 +148,12 @@ class Drive:
     def _collect(self) -> None:
         self.happenings += self.controller.happenings
         self.controller.happenings = []
+
+
+def joystick(drive: Drive, *down: int, **deflections: float) -> None:
+    """From now on the joystick says this at every tick: buttons held, axes by the direction they are for."""
+    axes = [0.0] * 8
+    for name, value in deflections.items():
+        axes[AXES[name]] = value
+    buttons = [int(index in down) for index in range(11)]
+    drive.hands = lambda now_ns: drive.controller.inputs.on_joy("joystick", axes, buttons, now_ns)

@@ -140,7 +140,7 @@ def test_open_loop_lets_the_newest_wait_and_start_at_the_end() -> None:
     assert overtaken[-1].verdict == Verdict(Outcome.DISCARDED, "a newer chunk came before its first command")
     firsts = [c.first_of.chunk.sequence for c in drive.run(1.0) if c.first_of is not None]
     assert firsts == [3]
-    # The first chunk was executed to its end, 2 steps, before the waiting one drove, from where it was observed.
+    # The first was executed to its end, 2 steps, before the waiting one drove, from where it was observed.
     furthest = max(drive.kinematics.forward(q)[0][0] for q in drive.path)
     assert furthest - drive.kinematics.forward(drive.robot.home)[0][0] == pytest.approx(0.04, abs=1e-3)
     assert moved(drive)[1] > 0.02

@@ -143,6 +143,10 @@ def test_asking_for_teleop_during_a_takeover_forgets_what_was_taken() -> None:
     assert modes.next(Event.LET_GO) is Mode.HOLD
 
 
+def test_teleop_that_was_asked_for_gives_nothing_back() -> None:
+    assert after(Event.ASK_AUTONOMY, Event.ASK_TELEOP).next(Event.LET_GO) is Mode.HOLD
+
+
 def test_an_old_takeover_is_not_remembered_by_the_next() -> None:
     modes = after(Event.ASK_AUTONOMY, Event.TAKE_OVER, Event.ASK_HOLD, Event.TAKE_OVER)
     assert modes.next(Event.LET_GO) is Mode.HOLD

@@ -75,7 +75,9 @@ def test_a_clock_that_goes_back_starts_the_comparison_again(cameras: FrozenCamer
     cameras.add_arm(arm(0.2))
     cameras.add_image("front", T0 - to_ns(5.0), PICTURE.copy())
     cameras.add_image("front", T0 - to_ns(4.5), PICTURE.copy())
-    assert cameras.problem() == ""
+    assert cameras.problem() == "", "it has not moved since"
+    cameras.add_arm(arm(0.4))
+    assert "for 0.50 s, while the arm moved by 0.20 rad" in cameras.problem()
 
 
 def test_pictures_that_came_before_any_joints_accuse_nobody() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from control_fixtures import AXES, CLOSE, DEADMAN, ESTOP, OPEN, T0
 from sim_fixtures import shared_robot
 
 from twinbrain_ros.control.teleop import Inputs, TeleopError, Wish
@@ -21,10 +22,8 @@ from twinbrain_ros.robot.actions import euler_to_matrix
 from twinbrain_ros.robot.robot_file import RobotFileError, load_robot
 from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TeleopInput, TwistInput
 
-T0 = to_ns(100.0)
 JOY, TWIST, LEADER = 0, 1, 2  # their places in the shipped robot file
-DEADMAN, ESTOP, OPEN, CLOSE = 4, 1, 0, 2
-AXES = [0.0] * 8
+STICKS = [0.0] * 8  # at rest
 
 # The robot file's section ---------------------------------------------------------------------------
 
@@ -131,9 +130,9 @@ def buttons(*down: int) -> list[int]:
 
 def axes(**deflections: float) -> list[float]:
     """Axes of the shipped joystick, by the direction that each of them is for."""
-    values = list(AXES)
+    values = list(STICKS)
     for name, value in deflections.items():
-        values[{"x": 1, "y": 0, "z": 4, "pitch": 7, "yaw": 3}[name]] = value
+        values[AXES[name]] = value
     return values
 
 
@@ -151,7 +150,7 @@ def test_a_joystick_without_its_dead_man_button_asks_for_nothing(inputs: Inputs)
 
 
 def test_a_held_joystick_is_active_even_if_no_stick_is_moved(inputs: Inputs) -> None:
-    wish = joy(inputs, AXES, DEADMAN)
+    wish = joy(inputs, STICKS, DEADMAN)
     assert wish.active and not np.any(wish.twist)
 
 
@@ -188,15 +187,15 @@ def test_the_sign_of_an_axis_is_the_robot_files() -> None:
     ],
 )
 def test_gripper_buttons_open_and_close(inputs: Inputs, down: tuple[int, ...], opening: float | None) -> None:
-    assert joy(inputs, AXES, DEADMAN, *down).finger_m == opening
+    assert joy(inputs, STICKS, DEADMAN, *down).finger_m == opening
 
 
 @pytest.mark.parametrize(
     ("values", "pressed", "said"),
     [
         ([0.0] * 7, buttons(DEADMAN), "joystick: found 7 axes, expected a finite axes[7]"),
-        ([0.0, math.nan, *AXES[2:]], buttons(DEADMAN), "joystick: found axes[1] nan, expected a finite"),
-        (AXES, buttons()[:4], "joystick: found 4 buttons, expected more than 4"),
+        ([0.0, math.nan, *STICKS[2:]], buttons(DEADMAN), "joystick: found axes[1] nan, expected a finite"),
+        (STICKS, buttons()[:4], "joystick: found 4 buttons, expected more than 4"),
     ],
 )
 def test_a_joystick_with_too_little_is_refused_by_name(
@@ -210,7 +209,7 @@ def test_a_joystick_with_too_little_is_refused_by_name(
 
 def test_the_emergency_stop_fires_once_for_each_press(inputs: Inputs) -> None:
     presses = [(), (ESTOP,), (ESTOP,), (ESTOP,), (), (ESTOP,)]
-    fired = [inputs.on_joy("joystick", AXES, buttons(*down), T0) for down in presses]
+    fired = [inputs.on_joy("joystick", STICKS, buttons(*down), T0) for down in presses]
     assert fired == [False, True, False, False, False, True]
 
 
@@ -277,7 +276,7 @@ def test_a_leaders_missing_joint_is_named(inputs: Inputs) -> None:
 
 
 def test_an_input_is_silent_after_its_timeout_and_not_before(inputs: Inputs) -> None:
-    joy(inputs, AXES, DEADMAN)
+    joy(inputs, STICKS, DEADMAN)
     assert inputs.wish("joystick", T0 + to_ns(0.3)) is not None
     assert inputs.wish("joystick", T0 + to_ns(0.3) + 1) is None
     assert inputs.wish("joystick", T0 - to_ns(0.3) - 1) is None, "a clock that went back makes nothing new"
@@ -293,9 +292,9 @@ def test_of_active_inputs_the_highest_priority_drives(inputs: Inputs) -> None:
     assert strongest() == "leader"
     inputs.on_twist("twist", (0.1, 0.0, 0.0), (0.0,) * 3, None, T0)
     assert strongest() == "twist"
-    joy(inputs, AXES)  # not held
+    joy(inputs, STICKS)  # not held
     assert strongest() == "twist"
-    joy(inputs, AXES, DEADMAN)
+    joy(inputs, STICKS, DEADMAN)
     assert strongest() == "joystick"
 
 
@@ -303,6 +302,6 @@ def test_only_inputs_that_may_take_over_do_so_unasked(inputs: Inputs) -> None:
     leader(inputs)
     inputs.on_twist("twist", (0.1, 0.0, 0.0), (0.0,) * 3, None, T0)
     assert inputs.strongest(T0, unasked=True) is None
-    joy(inputs, AXES, DEADMAN)
+    joy(inputs, STICKS, DEADMAN)
     entry = inputs.strongest(T0, unasked=True)
     assert entry is not None and entry.name == "joystick"

@@ -221,6 +221,8 @@ class ArmController:
         self._finger_m = joints.finger_m
 
     def _note_intervention(self, before: Mode, after: ModeChange) -> None:
+        if before is after.mode is Mode.TELEOP:
+            return  # it was asked to stay
         if self._intervention is not None:
             number, source = self._intervention.number, self._intervention.source
             interrupted, start_ns = self._intervention.interrupted, self._intervention.start_ns
@@ -290,7 +292,7 @@ class ArmController:
             name = strongest.name
             self._change(Event.TAKE_OVER, now_ns, steady_ns, name, f"{name} took over")
         elif strongest is None and taken_over:
-            driving = self.state.source
+            driving = self._drive.name if self._drive is not None else self.state.source
             silent = self.inputs.wish(driving, now_ns) is None
             event, what = (Event.FALL_SILENT, "fell silent") if silent else (Event.LET_GO, "let go")
             self._change(event, now_ns, steady_ns, driving, f"{driving} {what}")

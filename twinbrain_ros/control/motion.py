@@ -151,7 +151,7 @@ class Profiles:
         same there, velocity limits are shifted.
 
         Returns:
-            The state after `dt_s` on the fastest way, and how long that takes in all [s]; None if there is none.
+            The state after `dt_s` on the fastest way, and how long that takes in all [s]; or None.
         """
         most = _MET_VELOCITY * self._limits.velocity
         v = np.clip(wanted.v, -most, most)
@@ -169,8 +169,8 @@ class Profiles:
         wanted.current_position = state.q.tolist()
         wanted.current_velocity = state.v.tolist()
         wanted.current_acceleration = state.a.tolist()
-        # Just where profiles of one kind become those of another, ruckig may find none that takes the time the
-        # slowest joint needs; each joint for itself always has one.
+        # Just where profiles of one kind become those of another, ruckig may find none that takes as long as
+        # the slowest joint needs; each joint for itself always has one.
         for synchronization in (Synchronization.Time, Synchronization.No):
             wanted.synchronization = synchronization
             trajectory = Trajectory(len(state.q))

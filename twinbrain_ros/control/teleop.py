@@ -9,15 +9,16 @@ import numpy as np
 
 from twinbrain_ros.control.governor import Governor
 from twinbrain_ros.control.motion import Array, State
+from twinbrain_ros.control.servo import ToolServo
 from twinbrain_ros.control.timing import NS_PER_S, to_ns
-from twinbrain_ros.control.waypoints import BRANCH_JUMP_FACTOR, MAX_POSITION_ERROR_M, MAX_ROTATION_ERROR_RAD
-from twinbrain_ros.robot.actions import euler_to_matrix
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TeleopInput, TwistInput
 
 # How far a velocity reference runs ahead of an arm that is held back by limits or by the box.
 LAG_RAD = 0.15
+# A twist is reached from rest in this time: else the arm would hurry to make up for its own acceleration.
+RAMP_S = 0.15
 # A leader's speed is taken over this time: long enough to smooth its encoders, too short to be felt.
 LEADER_SPEED_S = 0.04
 
@@ -152,9 +153,11 @@ class Inputs:
 class TeleopDrive:
     """Where one input leads the arm, from the moment it takes the wheel; a `Reference`.
 
+    It begins where the arm comes to rest if nothing more is asked for.
+
     Args:
-        align_speed: of a leader, how fast joints lose their offset to it [rad/s].
-        now_ns: the time it starts, from where the arm comes to rest if nothing more is asked for.
+        entry: the input.
+        now_ns: the time it starts.
     """
 
     def __init__(
@@ -162,15 +165,24 @@ class TeleopDrive:
     ) -> None:
         self.name = entry.name
         self._align = entry.align_speed if isinstance(entry, LeaderInput) else 0.0
-        self._kinematics, self._governor = kinematics, governor
-        self._box = robot.workspace
-        self._speed = np.array([robot.limits[name].velocity for name in robot.arm_joints])
-        self._q = governor.resting_place()
-        self._v = np.zeros_like(self._q)
+        speeds = (
+            (entry.linear_speed, entry.angular_speed) if isinstance(entry, JoyInput | TwistInput) else (0, 0)
+        )
+        self._ramp = np.repeat(speeds, 3) / RAMP_S
+        self._governor = governor
+        self._servo = ToolServo(kinematics, robot.workspace, governor.limits)
         self._at_ns = now_ns + governor.lead_ns
         self._leader: list[tuple[int, Array]] = []
         self._offset: Array | None = None
         self.problem = ""  # why the arm does not go where it is asked to
+        self._rest()
+
+    def _rest(self) -> None:
+        """The reference is where the arm comes to rest by itself: stopping there swings back by nothing."""
+        self._q = self._governor.resting_place()
+        self._v = np.zeros_like(self._q)
+        self._twist = np.zeros(6)
+        self._servo.place(self._q)
 
     def at(self, time_ns: int) -> State:
         """The reference: goes on as it went last."""
@@ -179,46 +191,42 @@ class TeleopDrive:
 
     def follow(self, wish: Wish | None, now_ns: int) -> None:
         """Moves the reference on to the time that a command given now is for."""
-        to_ns_ = now_ns + self._governor.lead_ns
-        elapsed_s = min(max(to_ns_ - self._at_ns, 0), 2 * self._governor.period_ns) / NS_PER_S
-        self._at_ns = to_ns_
-        self._v = np.zeros_like(self._q)
+        until_ns = now_ns + self._governor.lead_ns
+        elapsed_s = min(max(until_ns - self._at_ns, 0), 2 * self._governor.period_ns) / NS_PER_S
+        self._at_ns = until_ns
         self.problem = ""
-        if wish is None or not wish.active or elapsed_s <= 0:
-            return
-        if wish.joints is not None:
-            self._follow_leader(wish, elapsed_s)
-        elif wish.twist is not None and np.any(wish.twist):
+        if wish is not None and wish.joints is not None and elapsed_s > 0:
+            self._follow_leader(wish, wish.joints, elapsed_s)
+        elif wish is not None and wish.twist is not None and np.any(wish.twist) and elapsed_s > 0:
             self._follow_twist(wish.twist, elapsed_s)
+        else:
+            self._rest()
 
-    def _follow_twist(self, twist: Array, elapsed_s: float) -> None:
+    def _follow_twist(self, wanted: Array, elapsed_s: float) -> None:
+        self._v = np.zeros_like(self._q)
         lag = float(np.max(np.abs(self._q - self._governor.at(self._at_ns).q)))
         if lag > LAG_RAD:
             self.problem = f"the arm is {lag:.2f} rad behind: waiting for it"
             return
-        position, rotation = self._kinematics.forward(self._q)
-        position = np.clip(position + twist[:3] * elapsed_s, self._box.lower, self._box.upper)
-        found = self._kinematics.inverse(position, euler_to_matrix(twist[3:] * elapsed_s) @ rotation, self._q)
-        jump = np.max(np.abs(found.q - self._q) / (BRANCH_JUMP_FACTOR * self._speed * elapsed_s))
-        far = found.position_error_m > MAX_POSITION_ERROR_M
-        if far or found.rotation_error_rad > MAX_ROTATION_ERROR_RAD or jump > 1.0:
+        step = self._ramp * elapsed_s
+        self._twist = self._twist + np.clip(wanted - self._twist, -step, step)
+        if not self._servo.step(self._twist, elapsed_s):
+            self._twist = np.zeros(6)
             self.problem = "the arm cannot go any further in this direction"
-            return
-        self._move(found.q, (found.q - self._q) / elapsed_s)
+        self._move(self._servo.q, self._servo.v)
 
-    def _follow_leader(self, wish: Wish, elapsed_s: float) -> None:
-        assert wish.joints is not None
+    def _follow_leader(self, wish: Wish, joints: Array, elapsed_s: float) -> None:
         if self._offset is None:
-            self._offset = self._q - wish.joints
-        step = self._align * elapsed_s
-        self._offset = self._offset - np.clip(self._offset, -step, step)
+            self._offset = self._q - joints
+        step = np.clip(self._offset, -self._align * elapsed_s, self._align * elapsed_s)
+        self._offset = self._offset - step
         if not self._leader or wish.stamp_ns > self._leader[-1][0]:
-            self._leader.append((wish.stamp_ns, wish.joints))
+            self._leader.append((wish.stamp_ns, joints))
         while len(self._leader) > 2 and self._leader[1][0] <= wish.stamp_ns - to_ns(LEADER_SPEED_S):
             self._leader.pop(0)
         (t0, q0), (t1, q1) = self._leader[0], self._leader[-1]
         v = (q1 - q0) * (NS_PER_S / (t1 - t0)) if t1 > t0 else np.zeros_like(q0)
-        self._move(wish.joints + self._offset, v)
+        self._move(joints + self._offset, v - step / elapsed_s)
 
     def _move(self, q: Array, v: Array) -> None:
         limits = self._governor.limits

@@ -84,14 +84,16 @@ class JointsWatch:
         """Why the arm does not seem to follow its commands; empty if it does."""
         if self.newest is None:
             return ""
-        moved = governor.at(self.newest.stamp_ns).q - governor.at(self._changed_ns).q
-        still_s = (now_ns - self._changed_ns) / NS_PER_S
-        if still_s > settings.following_timeout_s and np.max(np.abs(moved)) > FROZEN_RAD:
+        # What it was told a while ago, it should have begun to do by now.
+        then_ns = self.newest.stamp_ns - to_ns(settings.following_timeout_s)
+        if then_ns > self._changed_ns:
+            moved = governor.at(then_ns).q - governor.at(self._changed_ns).q
             joint = int(np.argmax(np.abs(moved)))
-            return (
-                f"the joint states are frozen: not one value has changed for {still_s:.3f} s, while "
-                f"{names[joint]!r} was commanded to move by {moved[joint]:.3f} rad"
-            )
+            if abs(moved[joint]) > FROZEN_RAD:
+                return (
+                    f"the joint states are frozen: not one value has changed since {names[joint]!r} was told "
+                    f"to move by {moved[joint]:.3f} rad, more than {settings.following_timeout_s} s ago"
+                )
         error = self.newest.arm - governor.at(self.newest.stamp_ns).q
         joint = int(np.argmax(np.abs(error)))
         if abs(error[joint]) <= settings.following_error_rad:
@@ -145,10 +147,12 @@ class PolicyWatch:
         """Why it cannot be relied on now; empty if it can."""
         silent_s = (steady_ns - self._heard_ns) / NS_PER_S
         if silent_s > settings.policy_timeout_s:
-            return f"the policy has been silent for {silent_s:.3f} s: it is dead, stopped or out of reach"
+            most = f"expected at most {settings.policy_timeout_s} s"
+            return f"the policy has been silent for {silent_s:.3f} s, {most}: dead, stopped or out of reach"
         blind_s = (steady_ns - self._saw_ns) / NS_PER_S
         if blind_s > settings.observation_timeout_s:
-            return f"the policy has had nothing to act on for {blind_s:.3f} s: {self._beat.problem}"
+            most = f"expected at most {settings.observation_timeout_s} s"
+            return f"the policy has had nothing to act on for {blind_s:.3f} s, {most}: {self._beat.problem}"
         quiet_s = (steady_ns - self._answered_ns) / NS_PER_S
         if quiet_s <= settings.chunk_timeout_s:
             return ""
@@ -173,7 +177,8 @@ class ClockWatch:
         if clock_s < -CLOCK_SLACK_S:
             clock = f"the clock went back by {-clock_s:.3f} s"
         elif clock_s - steady_s > settings.clock_jump_s:
-            clock = f"the clock jumped forward by {clock_s - steady_s:.3f} s"
+            most = f"expected at most {settings.clock_jump_s} s"
+            clock = f"the clock jumped forward by {clock_s - steady_s:.3f} s, {most}"
         if steady_s > settings.overrun_s:
             rhythm = (
                 f"the controller was held up for {steady_s:.3f} s, expected at most {settings.overrun_s} s"

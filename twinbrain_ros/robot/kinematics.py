@@ -46,6 +46,7 @@ class Kinematics:
         if self._model.body_parentid[self._model.body(robot.base_frame).id] != 0:
             raise ValueError(f"base frame '{robot.base_frame}' is not the root of {robot.urdf_path.name}")
         self._qpos = np.array([self._model.joint(name).qposadr[0] for name in robot.arm_joints])
+        self._dofs = np.array([self._model.joint(name).dofadr[0] for name in robot.arm_joints])
         self._body = self._model.body(robot.tool_frame).id
         self._lower, self._upper = robot.lower, robot.upper
         # Joints that are not the arm's rest in the middle of their range, where no limit is active.
@@ -65,6 +66,13 @@ class Kinematics:
         self._set(np.asarray(arm_q, dtype=np.float64))
         data = self._configuration.data
         return data.xpos[self._body].copy(), data.xmat[self._body].reshape(3, 3).copy()
+
+    def jacobian(self, arm_q: np.ndarray) -> np.ndarray:
+        """Return how the tool moves with the joints, [6, J] in base axes: m/rad and rad/rad."""
+        self._set(np.asarray(arm_q, dtype=np.float64))
+        linear, angular = np.zeros((3, self._model.nv)), np.zeros((3, self._model.nv))
+        mujoco.mj_jacBody(self._model, self._configuration.data, linear, angular, self._body)
+        return np.concatenate([linear, angular])[:, self._dofs]
 
     def inverse(self, position: np.ndarray, rotation: np.ndarray, seed_q: np.ndarray) -> IkResult:
         """Find joints that bring the tool to a pose, near a seed.
