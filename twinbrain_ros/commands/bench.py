@@ -1,4 +1,4 @@
-"""`twinbrain bench`: how fast it is, beside the plain way to compute the same."""
+"""`twinbrain bench policy`: how fast it is, beside the plain way to compute the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from twinbrain_ros.commands.bench_control import add_subjects
 from twinbrain_ros.commands.common import (
     FAILED,
     OK,
@@ -26,7 +27,9 @@ DEFAULT_ROUNDS = 15
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        "bench", help="measure how fast a policy is", description="Measure how fast a policy is."
+        "bench",
+        help="measure: how fast a policy is, how chunks are executed",
+        description="Measure how fast a policy is and how chunks are executed.",
     )
     subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
     policy = subjects.add_parser(
@@ -74,10 +77,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     add_device(policy)
     add_json(policy)
+    policy.set_defaults(bench=_bench_policy)
+    add_subjects(subjects)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
+    return int(args.bench(args))
+
+
+def _bench_policy(args: argparse.Namespace) -> int:
     from twinbrain_ros.evaluation.bench import BenchOptions, bench_policy
 
     config = configured(args)

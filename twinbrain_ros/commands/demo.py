@@ -124,7 +124,7 @@ def _run(args: argparse.Namespace) -> int:
             _check_writable(path)
     # Before rclpy is imported, here and in the nodes.
     os.environ.update(local_ros_environment(os.environ))
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
 
     from twinbrain_ros.demo.loop import LoopSettings
     from twinbrain_ros.demo.runner import Recording
@@ -133,10 +133,16 @@ def _run(args: argparse.Namespace) -> int:
     recording.results.context = _context(args, robot, checkpoint)
     log_dir = args.log_dir or Path(tempfile.mkdtemp(prefix="twinbrain-demo-"))
     settings = LoopSettings(
-        robot, checkpoint, log_dir, args.execution_steps, args.strategy, args.inject_delay, args.seed
+        robot,
+        checkpoint,
+        log_dir,
+        execution_steps=args.execution_steps,
+        strategy=args.strategy,
+        delay_s=args.inject_delay,
+        seed=args.seed,
     )
     films = SHEET_EPISODES if args.sheet is not None else 0
-    code = _run_episodes(settings, plans, args.max_seconds, films, recording)
+    code = run_episodes(settings, plans, args.max_seconds, films, recording)
     if args.log_dir is None and code == OK:
         shutil.rmtree(log_dir, ignore_errors=True)
     if recording.results.records or code == OK:
@@ -149,7 +155,7 @@ def _run(args: argparse.Namespace) -> int:
     return code
 
 
-def _run_episodes(
+def run_episodes(
     settings: LoopSettings, plans: list[EpisodePlan], max_seconds: float, films: int, recording: Recording
 ) -> int:
     """Run the loop; everything that happened until it ends, for whatever reason, is in `recording`."""
@@ -175,7 +181,7 @@ def _run_episodes(
     return OK
 
 
-def _interrupt(signum: int, frame: object) -> NoReturn:
+def interrupt(signum: int, frame: object) -> NoReturn:
     """SIGTERM ends the run in the same orderly way as Ctrl-C."""
     raise KeyboardInterrupt
 

@@ -18,6 +18,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from twinbrain_ros.demo.scene import scene_from_message, stamp_ns
+from twinbrain_ros.evaluation.results import Ticks
 from twinbrain_ros.evaluation.tally import OUTCOMES, ChunkTally
 from twinbrain_ros.msg import ActionChunk, ChunkStatus, ControlMode
 from twinbrain_ros.msg import SceneState as SceneStateMessage
@@ -132,6 +133,13 @@ class LoopClient:
         """A counter from /diagnostics, None unless a node has reported it after `since_ns`."""
         stamp, value = self._counters.get(key, (-1, ""))
         return int(value) if stamp >= since_ns else None
+
+    def ticks(self) -> Ticks | None:
+        """How regularly the controller came to its turns, as it says itself; None if it has not said yet."""
+        found = {key: self._counters.get(key, (0, ""))[1] for key in Ticks.KEYS}
+        if not all(found.values()):
+            return None
+        return Ticks(*(float(found[key]) for key in Ticks.KEYS))
 
     def complaints(self, node: str = "") -> list[str]:
         """What a node reports as an error now; of all nodes, each with its name, if none is given."""

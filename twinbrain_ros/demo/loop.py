@@ -120,6 +120,7 @@ class LoopSettings:
         execution_steps: steps of each chunk to execute; None for the robot file's.
         strategy: how chunks follow one another, as `control/strategies.py` names it.
         delay_s: how late every chunk is to come at least [s].
+        command_hz: of the controller; 0: the robot file's.
         seed: of the policy's noise.
         log_dir: where the nodes' output goes.
         modules: other Python modules to run as a node than `twinbrain_ros.nodes.<node>`.
@@ -131,6 +132,7 @@ class LoopSettings:
     execution_steps: int | None = None
     strategy: str = "receding_horizon"
     delay_s: float = 0.0
+    command_hz: float = 0.0
     seed: int = 0
     modules: Mapping[str, str] = field(default_factory=dict)
 
@@ -148,7 +150,7 @@ class LoopSettings:
                 "inject_delay_s": float(self.delay_s),
                 **steps,
             },
-            "controller_node": {"strategy": self.strategy, **steps},
+            "controller_node": {"strategy": self.strategy, "command_hz": float(self.command_hz), **steps},
             "sim_node": {},
         }
         module = self.modules.get(node, f"twinbrain_ros.nodes.{node}")

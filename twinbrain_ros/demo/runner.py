@@ -100,6 +100,7 @@ class EpisodeRunner:
                 recording.films.append((record, film))
             report(record)
         results.frames = self._loop.count_frames()
+        results.ticks = self._client.ticks()
         results.chunks.add(self._client.take_new_tally())
 
     def _run_episode(self, plan: EpisodePlan, film: Filmstrip | None) -> EpisodeRecord:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from twinbrain_ros.evaluation.records import EpisodeRecord, Rates, by_task
-from twinbrain_ros.evaluation.statistics import Summary
+from twinbrain_ros.evaluation.statistics import Summary, wilson_interval
 from twinbrain_ros.evaluation.tally import ChunkTally
 
 
@@ -38,6 +38,45 @@ class FrameCounts:
         }
 
 
+@dataclass(frozen=True)
+class Ticks:
+    """How late the controller's ticks came [ms], over the last minute, and how many since its start."""
+
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "tick_late_ms_p50",
+        "tick_late_ms_p99",
+        "tick_late_ms_p100",
+        "ticks",
+        "ticks_over_5_ms",
+        "ticks_skipped",
+    )
+
+    p50: float
+    p99: float
+    max: float
+    count: float
+    over_5_ms: float
+    skipped: float
+
+    def to_json(self) -> dict[str, Any]:
+        """`within_5_ms` is the share of ticks in time, skipped ones counted as late."""
+        asked = self.count + self.skipped
+        return {
+            "late_ms": {"p50": self.p50, "p99": self.p99, "max": self.max},
+            "ticks": int(self.count),
+            "skipped": int(self.skipped),
+            "within_5_ms": (self.count - self.over_5_ms) / asked if asked else None,
+        }
+
+    def text(self) -> str:
+        """For a person."""
+        share = self.to_json()["within_5_ms"] or 0.0
+        return (
+            f"late p50 {self.p50:.2f} ms, p99 {self.p99:.2f} ms, max {self.max:.1f} ms; "
+            f"{share:.2%} within 5 ms of {self.count:.0f}, {self.skipped:.0f} skipped"
+        )
+
+
 @dataclass
 class RunResults:
     """Everything a run is reported with.
@@ -49,6 +88,7 @@ class RunResults:
     records: list[EpisodeRecord] = field(default_factory=list)
     chunks: ChunkTally = field(default_factory=ChunkTally)
     frames: FrameCounts | None = None
+    ticks: Ticks | None = None
     context: dict[str, Any] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     interrupted: bool = False
@@ -61,6 +101,7 @@ class RunResults:
             "inference_ms": Summary.of(self.chunks.inference_ms).to_json(),
             # Null when a run was cut short before the counters could be read: not known is not zero.
             "frames": self.frames.to_json() if self.frames else None,
+            "controller": self.ticks.to_json() if self.ticks else None,
             "chunks": {**self.chunks.counts(), "refusals": dict(self.chunks.refusals)},
             "tasks": {task: Rates.of(group).to_json() for task, group in by_task(self.records).items()},
             "seeds": [record.seed for record in self.records],
@@ -86,6 +127,8 @@ class RunResults:
         )
         rows.append(("inference", format_summary(Summary.of(self.chunks.inference_ms))))
         rows.append(("camera frames", self._frames_text()))
+        if self.ticks is not None:
+            rows.append(("controller ticks", self.ticks.text()))
         counts = self.chunks.counts()
         rows.append(("action chunks", ", ".join(f"{count} {what}" for what, count in counts.items())))
         rows += [
@@ -119,13 +162,16 @@ def format_fraction(count: int, total: int) -> str:
 
 def format_rates(rates: Rates) -> str:
     """As `97.9 % (685 of 700), 95 % interval 96.5 to 98.7 %`."""
-    if not rates.episodes:
+    return format_rates_of(rates.successes, rates.episodes)
+
+
+def format_rates_of(successes: int, episodes: int) -> str:
+    """The same from the numbers."""
+    if not episodes:
         return "no episodes"
-    low, high = rates.success_interval
-    return (
-        f"{rates.success_rate:.1%} ({rates.successes} of {rates.episodes}), "
-        f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-    )
+    low, high = wilson_interval(successes, episodes)
+    interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    return f"{successes / episodes:.1%} ({successes} of {episodes}), {interval}"
 
 
 def format_summary(summary: Summary, unit: str = "ms") -> str:

@@ -45,6 +45,8 @@ from twinbrain_ros.srv import SetMode
 HOLD_HEARD_S = 0.3
 LATENCY = "observation_to_command_ms"
 LATE = "tick_late_ms"
+LATE_KEPT = 6000  # one minute at 100 Hz
+WELL_IN_TIME_MS = 5.0
 _STATUS = {
     Outcome.STALE: (ChunkStatus.STALE, "chunks_stale"),
     Outcome.REFUSED: (ChunkStatus.REFUSED, "chunks_refused"),
@@ -83,10 +85,16 @@ class ControllerNode(TwinBrainNode):
         self.serve(Trigger, "estop", self._on_estop)
         self.serve(Trigger, "reset", self._on_reset)
         TeleopTopics(self, robot, controller.inputs, self._estop_pressed, self._tool_rotation)
-        for counter in ("chunks_executed", "ticks_skipped", *(name for _, name in _STATUS.values())):
+        for counter in (
+            "chunks_executed",
+            "ticks",
+            "ticks_over_5_ms",
+            "ticks_skipped",
+            *(name for _, name in _STATUS.values()),
+        ):
             self.health.count(counter, 0)
         self.health.figure(LATENCY)
-        self.health.figure(LATE, (50, 99, 100))
+        self.health.figure(LATE, (50, 99, 100), LATE_KEPT)
         self._controller = controller
         self._rate_hz = rate_hz
 
@@ -207,7 +215,10 @@ class ControllerNode(TwinBrainNode):
     def _tick(self) -> None:
         assert self._controller is not None and self._out is not None
         now_ns, steady_ns = self._times()
-        self.health.figure(LATE).add(self._rhythm.late_s(steady_ns) * 1e3)
+        late_ms = self._rhythm.late_s(steady_ns) * 1e3
+        self.health.figure(LATE).add(late_ms)
+        self.health.count("ticks")
+        self.health.count("ticks_over_5_ms", int(late_ms > WELL_IN_TIME_MS))
         self.health.set("ticks_skipped", self._rhythm.skipped)
         command = self._controller.tick(now_ns, steady_ns)
         self._send(command)

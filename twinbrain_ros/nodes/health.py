@@ -103,9 +103,9 @@ class Health:
         """Sets a counter that somebody else counts."""
         self._counters[name] = value
 
-    def figure(self, name: str, percents: tuple[float, ...] = (50, 99)) -> Percentiles:
-        """A set of percentiles, shown as `<name>_p<percent>`; made on first use."""
-        return self._figures.setdefault(name, (Percentiles(), percents))[0]
+    def figure(self, name: str, percents: tuple[float, ...] = (50, 99), kept: int = 1000) -> Percentiles:
+        """Percentiles of the last `kept` values, shown as `<name>_p<percent>`; made on first use."""
+        return self._figures.setdefault(name, (Percentiles(kept), percents))[0]
 
     def summary(self, when_well: str) -> Summary:
         """The condition now; `when_well` is the message if there is no active problem."""

@@ -1,0 +1,170 @@
+"""`twinbrain bench controller`, `seams` and `execution`: how chunks are executed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twinbrain_ros.commands.common import (
+    FAILED,
+    OK,
+    add_checkpoint,
+    add_json,
+    checkpoint_directory,
+    not_negative_seconds,
+    positive_int,
+    positive_seconds,
+    seed_int,
+    write_json,
+)
+from twinbrain_ros.commands.demo import STRATEGIES, interrupt, run_episodes
+from twinbrain_ros.evaluation.results import format_rates_of, format_rows
+
+
+def add_subjects(subjects: Any) -> None:
+    """The three subcommands of `twinbrain bench` that live here."""
+    controller = subjects.add_parser(
+        "controller",
+        help="how regularly commands come, with the whole loop running",
+        description="Run the demo's loop with the controller at a given rate; report how late ticks come.",
+    )
+    controller.add_argument(
+        "--rate-hz", type=_rate, default=100.0, metavar="HZ", help="of the controller (default: %(default)g)"
+    )
+    controller.add_argument(
+        "--episodes", type=positive_int, default=6, metavar="N", help="of the demo (default: %(default)s)"
+    )
+    controller.set_defaults(bench=bench_controller)
+    seams = subjects.add_parser(
+        "seams",
+        help="commanded velocity where chunks take over from each other, as a picture",
+        description="Execute late chunks that disagree with each other, with every strategy, and draw it.",
+    )
+    seams.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture")
+    seams.add_argument(
+        "--seconds", type=positive_seconds, default=8.0, metavar="S", help="(default: %(default)g)"
+    )
+    seams.set_defaults(bench=bench_seams)
+    execution = subjects.add_parser(
+        "execution",
+        help="success with late chunks, for every strategy, in lock-step",
+        description="Episodes in lock-step: each strategy on the same scenes, chunks late by a delay.",
+    )
+    execution.add_argument(
+        "--episodes", type=positive_int, default=100, metavar="N", help="of each case (default: %(default)s)"
+    )
+    execution.add_argument(
+        "--strategy", nargs="+", choices=STRATEGIES, default=STRATEGIES, help="(default: all of them)"
+    )
+    execution.add_argument(
+        "--base-delay", type=not_negative_seconds, default=0.04, metavar="S",
+        help="delay of the first case, receding_horizon, that others are held to [s] (default: %(default)g)",
+    )  # fmt: skip
+    add_checkpoint(execution)
+    execution.set_defaults(bench=bench_execution)
+    for parser in (seams, execution):
+        parser.add_argument(
+            "--delay", type=not_negative_seconds, default=0.34, metavar="S",
+            help="how late chunks are [s]; the policy's own time included (default: %(default)g)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--seed",
+            type=seed_int,
+            default=520_000,
+            metavar="S",
+            help="of the first scene (default: %(default)s)",
+        )
+    for parser in (controller, seams, execution):
+        add_json(parser)
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 1.0 <= value <= 1000.0:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a rate from 1 to 1000 Hz")
+    return value
+
+
+def bench_controller(args: argparse.Namespace) -> int:
+    """The demo's loop, with the controller at the rate."""
+    from twinbrain_ros.demo.environment import local_ros_environment
+    from twinbrain_ros.demo.plan import plan_episodes
+    from twinbrain_ros.robot.robot_file import load_robot
+
+    os.environ.update(local_ros_environment(os.environ))
+    signal.signal(signal.SIGTERM, interrupt)
+    from twinbrain_ros.demo.loop import LoopSettings
+    from twinbrain_ros.demo.runner import Recording
+    from twinbrain_ros.evaluation.machine import machine_facts, package_versions
+
+    recording = Recording()
+    recording.results.context = {
+        "rate_hz": args.rate_hz,
+        "machine": machine_facts(),
+        "versions": package_versions(),
+    }
+    log_dir = Path(tempfile.mkdtemp(prefix="twinbrain-bench-"))
+    settings = LoopSettings(
+        load_robot("wx250s"), checkpoint_directory(None), log_dir, command_hz=args.rate_hz
+    )
+    plans = plan_episodes("all", args.episodes, 1000, None, False)
+    code = run_episodes(settings, plans, 15.0, 0, recording)
+    results = recording.results
+    print(f"\n{results.table()}")
+    values = results.to_json()
+    controller = values.pop("controller") or {}
+    write_json(args.json, {**controller, **values})
+    return code if results.ticks is not None else FAILED
+
+
+def bench_seams(args: argparse.Namespace) -> int:
+    """Every strategy, and how it is often done."""
+    from twinbrain_ros.control.strategies import Strategy
+    from twinbrain_ros.evaluation.seams import measure_plain, measure_seams, plot_seams
+    from twinbrain_ros.robot.robot_file import load_robot
+
+    robot = load_robot("wx250s")
+    records = [measure_plain(robot, args.delay, args.seconds, args.seed)]
+    records += [measure_seams(robot, strategy, args.delay, args.seconds, args.seed) for strategy in Strategy]
+    acceleration = max(limit.acceleration for limit in robot.limits.values())
+    bound = acceleration / robot.rates.command_hz
+    plot_seams(records, bound, args.out)
+    figures = [record.to_json() for record in records]
+    rows = [
+        (f["strategy"], f"step {f['largest_step_rad_s']:.3f} rad/s at {f['seams']} seams, acceleration up to "
+         f"{f['largest_acceleration_rad_s2']:.1f} rad/s2") for f in figures
+    ]  # fmt: skip
+    print(format_rows([*rows, ("bound", f"step {bound:.3f} rad/s, acceleration {acceleration:g} rad/s2")]))
+    write_json(args.json, {"delay_s": args.delay, "bound_rad_s": bound, "records": figures})
+    return OK
+
+
+def bench_execution(args: argparse.Namespace) -> int:
+    """Success of each strategy with late chunks, beside the first case."""
+    import torch
+    from tqdm import tqdm
+
+    from twinbrain_ros.control.strategies import Strategy
+    from twinbrain_ros.evaluation.execution_bench import Case, load_actor, run_case
+    from twinbrain_ros.robot.robot_file import load_robot
+
+    torch.set_num_threads(1)
+    act = load_actor(checkpoint_directory(args.checkpoint))
+    cases = [Case(Strategy.RECEDING_HORIZON, args.base_delay)]
+    cases += [Case(Strategy(name), args.delay) for name in args.strategy]
+    robot, results = load_robot("wx250s"), []
+    with tqdm(total=len(cases) * args.episodes, unit="episode") as bar:
+        for case in cases:
+            result = run_case(case, robot, act, args.episodes, args.seed, lambda: bar.update())
+            results.append(result.to_json())
+    rows = [
+        (f"{r['strategy']}, {r['delay_s']:g} s", format_rates_of(r["successes"], r["episodes"]))
+        for r in results
+    ]
+    print(format_rows(rows))
+    write_json(args.json, {"seed": args.seed, "cases": results})
+    return OK
