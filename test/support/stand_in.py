@@ -11,6 +11,7 @@ class StandInPolicy:
 
     left_period_s = 0.0
     left_age_s = 0.0
+    guidance = 1.0
     sends_state = True
 
     def check_robot(self, robot: Any) -> None:

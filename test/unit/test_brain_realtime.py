@@ -11,15 +11,25 @@ import torch
 from brain_fixtures import random_policy, tiny_config, tiny_policy, views
 from torch import Tensor
 
+from twinbrain_ros.brain import engine
 from twinbrain_ros.brain.config import ExpertConfig, TwinBrainConfig
 from twinbrain_ros.brain.expert import ActionExpert, Context
 from twinbrain_ros.brain.policy import TwinBrainPolicy
-from twinbrain_ros.brain.realtime import MOST_GUIDANCE, Target, guidance_weight, guided, prefixed
+from twinbrain_ros.brain.realtime import (
+    Target,
+    guidance_weight,
+    guided,
+    prefixed,
+    with_ends,
+)
+from twinbrain_ros.brain.sampling import noise_for
 from twinbrain_ros.control.realtime import soft_mask
 from twinbrain_ros.resources import demo_checkpoint
 from twinbrain_ros.robot.chunk import Guide
+from twinbrain_ros.training.losses import flow_matching_loss
 from twinbrain_ros.training.tokenizer import word_tokenizer
 
+STRONG = 5.0  # beta of the paper
 WORDS = "pick up the red block"
 STATE = np.linspace(-0.5, 0.5, 7)
 
@@ -62,11 +72,11 @@ def test_a_guided_step_is_the_papers_formula() -> None:
         Linear(matrix),  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         noise,
-        Target(wanted, weights, 1),
+        Target(wanted, weights, 1, STRONG),
         [(t, None) for t in times],  # type: ignore[misc]
     )
     x = noise[0].double().numpy()
-    for t, strength in ((0.0, MOST_GUIDANCE), (0.5, 2.0)):
+    for t, strength in ((0.0, STRONG), (0.5, 2.0)):
         # d(x + (1 - t) x M) / dx, transposed, applied to each step's weighted gap
         transposed = (np.eye(2) + (1 - t) * matrix.double().numpy()).T
         expected = x + (1 - t) * x @ matrix.double().numpy()
@@ -80,36 +90,77 @@ def test_a_guided_step_is_the_papers_formula() -> None:
 )
 def test_guidance_is_clipped_where_it_would_be_unbounded(t: float, expected: float) -> None:
     # (1 - t) / (t r^2) = (t^2 + (1 - t)^2) / (t (1 - t))
-    assert guidance_weight(torch.tensor([t])).item() == pytest.approx(min(expected, 5.0), rel=1e-5)
+    assert guidance_weight(torch.tensor([t]), STRONG).item() == pytest.approx(min(expected, 5.0), rel=1e-5)
 
 
 def test_without_a_guide_and_with_weights_of_zero_a_chunk_is_the_same() -> None:
     policy = tiny_policy()
     plain = act(policy)
     free = act(policy, guide=Guide(np.ones((8, 7)), np.zeros(8), 0))
-    np.testing.assert_allclose(free, plain, atol=1e-5)
-    np.testing.assert_array_equal(act(policy), plain)  # and nothing is left behind
+    np.testing.assert_allclose(free, plain, atol=1e-6)
 
 
-def test_a_trained_policy_goes_on_with_what_it_had_begun() -> None:
-    """The shipped one, asked twice about the same picture with other noise."""
+def test_a_guided_chunk_leaves_nothing_behind() -> None:
+    policy = tiny_policy()
+    plain = act(policy)
+    assert np.abs(act(policy, guide=make_guide()) - plain).max() > 1e-3
+    np.testing.assert_array_equal(act(policy), plain)
+    np.testing.assert_array_equal(act(tiny_policy()), plain)
+
+
+def test_each_of_several_chunks_is_guided_as_if_alone() -> None:
+    """Words of different lengths: the shorter prompt is padded, and masked where gradients pass."""
+    policy, guide = tiny_policy(), make_guide()
+    words = ["put the block on the red plate", "pick up"]
+    pictures, states = [views(0), views(1)], np.stack([STATE, -STATE])
+    noise = np.stack([noise_for(seed, 8, 7) for seed in (0, 1)])
+    both = {name: np.stack([p[name] for p in pictures]) for name in pictures[0]}
+    batch = policy.act_batch(both, words, states, noise, guide=guide)
+    for i in range(2):
+        alone = policy.act(pictures[i], words[i], states[i], noise[i], guide=guide)
+        np.testing.assert_allclose(batch[i], alone, atol=5e-3)
+        assert np.abs(alone - policy.act(pictures[i], words[i], states[i], noise[i])).max() > 0.5
+
+
+def test_gradients_stop_at_the_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Context] = []
+
+    def watched(expert: ActionExpert, context: Context, *rest: Any) -> Tensor:
+        seen.append(context)
+        return guided(expert, context, *rest)
+
+    monkeypatch.setattr(engine, "guided", watched)
+    policy = tiny_policy()
+    assert any(parameter.requires_grad for parameter in policy.model.parameters())
+    act(policy, guide=make_guide())
+    (context,) = seen
+    tensors = [*context.keys, *context.values]
+    assert tensors and not any(t.requires_grad or t.is_inference() for t in tensors)
+
+
+def test_a_trained_policy_goes_on_with_what_it_had_begun_the_nearer_the_more_steps_it_takes() -> None:
+    """The shipped one, asked about the same picture with other noise."""
     policy = TwinBrainPolicy.from_pretrained(demo_checkpoint())
+    policy.guidance = STRONG
     rng = np.random.default_rng(0)
     images = {c.name: rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) for c in policy.config.cameras}
     state = np.array([0.24, 0.0, 0.2, 0.0, 0.0, 0.0, 1.0])
-
-    def chunk(seed: int, guide: Guide | None = None) -> np.ndarray:
-        out = policy.act(images, WORDS, state, seed=seed, guide=guide)
-        units = policy._action_units
-        assert units is not None
-        return units.to_model(torch.from_numpy(out).float()).numpy()
-
     raw = policy.act(images, WORDS, state, seed=1)
     guide = Guide(raw, soft_mask(8, 3, 6), 3)
-    wanted, others = chunk(1), range(2, 12)
-    free = np.mean([np.abs(chunk(seed) - wanted)[:3].mean() for seed in others])
-    bound = np.mean([np.abs(chunk(seed, guide) - wanted)[:3].mean() for seed in others])
-    assert bound < 0.5 * free
+    units = policy._action_units
+    assert units is not None
+
+    def distance(**options: Any) -> float:
+        """Mean over noise of how far the frozen steps are from the guide, model units."""
+        chunks = [policy.act(images, WORDS, state, seed=seed, **options) for seed in range(2, 8)]
+        found, wanted = (units.to_model(torch.from_numpy(c).float()) for c in (np.stack(chunks), raw))
+        return (found - wanted)[:, :3].abs().mean().item()
+
+    free, bound = distance(), {}
+    for steps in (2, 5, 20):
+        policy.engine._schedule = policy.model.expert.schedule(steps)
+        bound[steps] = distance(guide=guide)
+    assert bound[2] > bound[5] > bound[20] and bound[5] < 0.5 * free and bound[20] < 0.2 * free
 
 
 def test_no_gradient_is_left_anywhere() -> None:
@@ -118,6 +169,25 @@ def test_no_gradient_is_left_anywhere() -> None:
         parameter.requires_grad_(True)
     act(policy, guide=make_guide())
     assert all(parameter.grad is None for parameter in policy.model.parameters())
+
+
+def small_expert(**options: Any) -> tuple[ActionExpert, Context]:
+    """With weights large enough for everything to matter, and a condition."""
+    torch.manual_seed(0)
+    config = ExpertConfig(width=32, heads=2, layers=2, denoise_steps=1, **options)
+    expert = ActionExpert(config, 32, 8, 7)
+    for parameter in expert.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.2)
+    with torch.no_grad():
+        return expert, expert.context(torch.randn(1, 5, 32), None)
+
+
+@torch.no_grad()
+def loss_of(expert: ActionExpert, context: Context, actions: Tensor, prefix: list[int] | None) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    steps = None if prefix is None else torch.tensor(prefix)
+    weights = torch.linspace(0.5, 1.5, 8)[:, None].expand(8, 7)
+    return flow_matching_loss(expert, context.repeat(2), actions, weights, 3, generator, steps)
 
 
 # Prefixes ---------------------------------------------------------------------------------------------
@@ -138,19 +208,65 @@ def test_an_empty_prefix_changes_nothing() -> None:
 
 
 def test_frozen_tokens_have_a_flow_time_of_their_own() -> None:
-    """As if each token were asked with its own time: held to an expert that computes it token by token."""
-    torch.manual_seed(0)
-    expert = ActionExpert(ExpertConfig(width=32, heads=2, layers=2, denoise_steps=1), 32, 8, 7)
-    for parameter in expert.parameters():
-        torch.nn.init.normal_(parameter, 0.0, 0.2)
+    expert, context = small_expert()
+    noise, wanted = torch.randn(1, 8, 7), torch.randn(1, 8, 7)
     with torch.no_grad():
-        context: Context = expert.context(torch.randn(1, 5, 32), None)
-        noise, wanted = torch.randn(1, 8, 7), torch.randn(1, 8, 7)
         frozen = prefixed(expert, context, noise, Target(wanted, torch.ones(8), 4), expert.schedule())
         ordinary = expert.integrate(context, torch.cat([wanted[:, :4], noise[:, 4:]], dim=1))
     # One Euler step: the free rows differ only because the frozen tokens are told that they are clean.
     assert (frozen[:, 4:] - ordinary[:, 4:]).abs().max() > 1e-4
-    torch.testing.assert_close(frozen[:, :4], wanted[:, :4])
+    assert torch.equal(frozen[:, :4], wanted[:, :4])
+
+
+@torch.no_grad()
+def test_tokens_that_are_all_given_and_none_that_is_have_one_time_each() -> None:
+    expert, context = small_expert(future_tokens=0)
+    noisy = torch.randn(2, 8, 7)
+    now, end = (expert.flow_time(torch.tensor([t])) for t in (0.3, 1.0))
+    given = torch.tensor([[True] * 8, [False] * 8])
+    found = expert._network(context.repeat(2), noisy, with_ends(expert, context, now, end, given))
+    for i, at in enumerate((end, now)):
+        torch.testing.assert_close(found[i : i + 1], expert._network(context, noisy[i : i + 1], at))
+
+
+@torch.no_grad()
+def test_state_and_future_tokens_keep_the_time_of_the_chunk() -> None:
+    expert, context = small_expert(future_tokens=2)
+    context = dataclasses.replace(context, state=torch.zeros(1, 1, 32))
+    now, end = (expert.flow_time(torch.tensor([t])) for t in (0.3, 1.0))
+    found = with_ends(expert, context, now, end, torch.arange(8)[None] < 3)
+    for rows, a, b in zip(found.modulations, now.modulations, end.modulations, strict=True):
+        assert torch.equal(rows, torch.cat([a] * 3 + [b] * 3 + [a] * 5, dim=1))
+
+
+@pytest.mark.parametrize("prediction", ["clean", "velocity"])
+def test_the_loss_without_a_prefix_is_that_of_empty_ones(prediction: str) -> None:
+    expert, context = small_expert(prediction=prediction)
+    plain = loss_of(expert, context, torch.ones(2, 8, 7), None)
+    torch.testing.assert_close(loss_of(expert, context, torch.ones(2, 8, 7), [0, 0]), plain)
+    assert abs(loss_of(expert, context, torch.ones(2, 8, 7), [3, 5]) - plain) > 1e-3
+
+
+@pytest.mark.parametrize("prediction", ["clean", "velocity"])
+def test_the_loss_gives_prefixes_as_they_are_and_does_not_count_them(
+    prediction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expert, context = small_expert(prediction=prediction)
+    actions, given = torch.randn(2, 8, 7), torch.arange(8) < torch.tensor([[3], [0]])
+
+    def right_but_for_prefixes(context: Context, noisy: Tensor, time: Tensor, at: Any) -> Tensor:
+        target = actions.repeat(3, 1, 1)
+        prefixes = given.repeat(3, 1)
+        assert torch.equal(noisy[prefixes], target[prefixes])
+        one = expert.flow_time(torch.ones(1)).encoder[0]
+        assert torch.equal(at.encoder[prefixes], one.expand(9, -1))
+        torch.testing.assert_close(at.encoder[:, 7:], expert.flow_time(time).encoder)
+        noise = (noisy - time[:, None, None] * target) / (1 - time)[:, None, None]
+        out = target if prediction == "clean" else target - noise
+        return torch.where(prefixes[..., None], 100.0, out + 0.5)
+
+    monkeypatch.setattr(expert, prediction, right_but_for_prefixes)
+    assert loss_of(expert, context, actions, [3, 0]).item() == pytest.approx(0.25, rel=1e-3)
 
 
 def test_a_config_without_the_key_still_loads(tmp_path: Any) -> None:

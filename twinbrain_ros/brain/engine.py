@@ -103,7 +103,9 @@ class TwinEngine:
             self._prepared.clear()
             self._calls.clear()
             expert = self.model.expert
-            self._schedule = expert.schedule(ends=expert.ends())
+            # Gradients pass it where a chunk is guided, which tensors of inference mode do not allow.
+            with torch.inference_mode(False), torch.no_grad():
+                self._schedule = expert.schedule(ends=expert.ends())
 
     # -- the hot path
 
@@ -179,11 +181,9 @@ class TwinEngine:
         """
         expert = self.model.expert
         context = self.model.context(pixels, state, prepared, memory)
-        # The engine's own schedule is of inference tensors.
-        schedule = expert.schedule(ends=expert.ends())
         way = prefixed if expert.config.prefix_trained else guided
         clone = replace(target, actions=target.actions.clone(), weights=target.weights.clone())
-        return way(expert, context, noise.clone(), clone, schedule)
+        return way(expert, context, noise.clone(), clone, self._schedule)
 
     def _call(
         self,

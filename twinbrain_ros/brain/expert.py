@@ -52,7 +52,11 @@ class Ends:
 @dataclass(frozen=True)
 class FlowTime:
     """What depends on the flow time alone: [scale | shift] [B, 1, 2 * width] per block and for the output,
-    and the time's share of the action encoder [B, 1, width]. Where weights stand still, also `Ends`."""
+    and the time's share of the action encoder [B, 1, width]. Where weights stand still, also `Ends`.
+
+    Where tokens have times of their own, there is a row for each in place of the one for all: of all n tokens
+    per block, of the T actions elsewhere.
+    """
 
     modulations: list[Tensor]
     output: Tensor
@@ -188,15 +192,18 @@ class ActionExpert(nn.Module):
         x = self.decoder[0](self.output(x)) if at.ends is None else F.linear(x, *at.ends.decoder)
         return self.decoder[1:](x).to(noisy.dtype)
 
-    def clean(self, context: Context, noisy: Tensor, time: Tensor) -> Tensor:
-        """The actions the network believes the noisy chunk came from; flow times [B] in [0, 1)."""
-        out = self._network(context, noisy, self.flow_time(time))
+    def clean(self, context: Context, noisy: Tensor, time: Tensor, at: FlowTime | None = None) -> Tensor:
+        """The actions the network believes the noisy chunk came from; times and `at` as for `velocity`."""
+        out = self._network(context, noisy, self.flow_time(time) if at is None else at)
         if self.config.prediction == "clean":
             return out
         return noisy + (1 - time)[:, None, None] * out
 
     def velocity(self, context: Context, noisy: Tensor, time: Tensor, at: FlowTime | None = None) -> Tensor:
-        """dx/dt of the flow from noise (t = 0) to actions (t = 1); `at`: `flow_time(time)`, if at hand."""
+        """dx/dt of the flow from noise (t = 0) to actions (t = 1) at times [B] in [0, 1).
+
+        at: `flow_time(time)`, if at hand, or with times of their own for some tokens.
+        """
         out = self._network(context, noisy, self.flow_time(time) if at is None else at)
         if self.config.prediction == "velocity":
             return out

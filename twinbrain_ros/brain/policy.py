@@ -32,7 +32,7 @@ from twinbrain_ros.brain.prompt import (
     collate,
     role_tokens,
 )
-from twinbrain_ros.brain.realtime import Target
+from twinbrain_ros.brain.realtime import MOST_GUIDANCE, Target
 from twinbrain_ros.brain.sampling import noise_for
 from twinbrain_ros.brain.twin import TwinBrain
 from twinbrain_ros.brain.units import Units
@@ -49,6 +49,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class TwinBrainPolicy:
     """Weights, tokenizer and statistics together. Not thread-safe: one caller at a time.
 
+    guidance: most that a chunk is drawn to a guide in one step of the flow (`brain/realtime.py`).
     left_period_s: the left brain runs again only when what it remembers is this old [s], or the instruction
     is a new one; 0 runs it for every chunk. The right brain always sees the newest images.
     """
@@ -62,6 +63,7 @@ class TwinBrainPolicy:
         self.device = next(model.parameters()).device
         self.engine = TwinEngine(self.model, graphs)
         self.left_period_s = 0.0
+        self.guidance = MOST_GUIDANCE
         self.left_age_s = 0.0  # how much older the left brain's images were than the last chunk's [s]
         self._left: tuple[Any, float, LeftMemory] | None = None
         self._action_units = _units(config.action_statistics, self.device)
@@ -185,8 +187,8 @@ class TwinBrainPolicy:
         that goes without; noise: float32 [horizon, dims], the flow's start (default: `noise_for(seed, ...)`);
         normalized: state and actions in the model's own units; stamp_s: time of the observation [s], from
         which `left_period_s` is counted; guide: what the chunk has to agree with (real-time chunking), in the
-        same units as the actions. Raises InstructionError for the text and ValueError for images,
-        state or noise of the wrong shape or kind.
+        same units as the actions. Raises InstructionError for the text and ValueError for images, state,
+        noise or a guide of the wrong shape or kind.
         """
         shape = (self.config.action.horizon, len(self.config.action.names))
         noise = noise_for(seed, *shape) if noise is None else np.asarray(noise, dtype=np.float32)
@@ -258,15 +260,15 @@ class TwinBrainPolicy:
             if not normalized:
                 state = self._known(self._state_units, "state").to_model(state)
         start = torch.from_numpy(noise).to(self.device)
+        target = None if guide is None else self._target(guide, normalized)
         try:
             memory = self._remembered(key, stamp_s)
             if memory is None:
                 memory = self.engine.remember(pixels, prepared)
                 self._left = None if stamp_s is None else (key, stamp_s, memory)
-            if guide is None:
+            if target is None:
                 chunk = self.engine.chunk(pixels, prepared, memory, state, start)
             else:
-                target = self._target(guide, normalized)
                 chunk = self.engine.chunk_towards(pixels, prepared, memory, state, start, target)
         except torch.OutOfMemoryError as error:
             raise CheckpointError(f"{self.device}: out of memory while acting: {error}") from error
@@ -281,7 +283,7 @@ class TwinBrainPolicy:
         if not normalized:
             actions = self._known(self._action_units, "action").to_model(actions)
         weights = torch.from_numpy(np.asarray(guide.weights, dtype=np.float32)).to(self.device)
-        return Target(actions[None], weights, guide.frozen)
+        return Target(actions[None], weights, guide.frozen, self.guidance)
 
     def _collated(
         self, instructions: Sequence[str], sizes: tuple[Size, ...]

@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from twinbrain_ros.brain.expert import ActionExpert, Context, FlowTime
 
-MOST_GUIDANCE = 5.0  # beta of arXiv 2506.07339, section 4.1: more makes few-step integration diverge
+# beta of arXiv 2506.07339 is 5. With it the demo policy, whose distant steps are its poorest, is held to them
+# too long: see the README's figures of late chunks. What is frozen is met closely enough with less.
+MOST_GUIDANCE = 1.0
 
 Schedule = list[tuple[Tensor, FlowTime]]
 
@@ -24,12 +27,13 @@ class Target:
     actions: Tensor
     weights: Tensor
     frozen: int
+    guidance: float = MOST_GUIDANCE
 
 
-def guidance_weight(time: Tensor) -> Tensor:
-    """How strongly the flow at time t in [0, 1) is drawn to the target: min(beta, (1 - t) / (t r^2))."""
+def guidance_weight(time: Tensor, most: float = MOST_GUIDANCE) -> Tensor:
+    """How strongly the flow at time t in [0, 1) is drawn to the target: min(most, (1 - t) / (t r^2))."""
     spread = (1 - time).square() / (time.square() + (1 - time).square())
-    return ((1 - time) / (time * spread)).clamp(max=MOST_GUIDANCE)  # at t = 0 infinite, and therefore beta
+    return ((1 - time) / (time * spread)).clamp(max=most)  # at t = 0 infinite, and therefore this
 
 
 def guided(
@@ -48,7 +52,9 @@ def guided(
             expected = noisy + (1 - time)[:, None, None] * velocity
             gap = (weights * (target.actions - expected)).detach()
             pull = torch.autograd.grad(expected, noisy, gap)[0]
-        x = x + (velocity.detach() + guidance_weight(time)[:, None, None] * pull) / len(schedule)
+        x = x + (velocity.detach() + guidance_weight(time, target.guidance)[:, None, None] * pull) / len(
+            schedule
+        )
     return x
 
 
@@ -57,24 +63,27 @@ def prefixed(
 ) -> Tensor:
     """Euler integration [B, T, A] for an expert that was trained with prefixes: the frozen steps are given to
     it as they are, at flow time 1, and the others follow from them."""
-    frozen = target.frozen
-    given, x = target.actions[:, :frozen].expand(len(noise), -1, -1), noise
+    given = torch.arange(expert.horizon, device=noise.device)[None] < target.frozen
+    x = torch.where(given[..., None], target.actions, noise)
     end = expert.flow_time(torch.ones_like(schedule[0][0]))
     for time, at in schedule:
-        x = torch.cat([given, x[:, frozen:]], dim=1)
-        x = x + expert.velocity(context, x, time, _split(expert, context, at, end, frozen)) / len(schedule)
-    return torch.cat([given, x[:, frozen:]], dim=1)
+        velocity = expert.velocity(context, x, time, with_ends(expert, context, at, end, given))
+        x = torch.where(given[..., None], x, x + velocity / len(schedule))
+    return x
 
 
-def _split(expert: ActionExpert, context: Context, at: FlowTime, end: FlowTime, frozen: int) -> FlowTime:
-    """A flow time for each token: the end for frozen actions, the present one for everything else."""
-    before = expert.config.future_tokens + (context.state is not None)
-    free = expert.horizon - frozen
-
-    def rows(now: Tensor, done: Tensor, first: int) -> Tensor:
-        parts = [now.expand(-1, first, -1), done.expand(-1, frozen, -1), now.expand(-1, free, -1)]
-        return torch.cat(parts, dim=1)
-
-    modulations = [rows(a, b, before) for a, b in zip(at.modulations, end.modulations, strict=True)]
-    output, encoder = rows(at.output, end.output, 0), rows(at.encoder, end.encoder, 0)
-    return replace(at, modulations=modulations, output=output, encoder=encoder)
+def with_ends(
+    expert: ActionExpert, context: Context, now: FlowTime, end: FlowTime, given: Tensor
+) -> FlowTime:
+    """A flow time for each token: `end` for the actions that are given, bool [B, T], `now` for all others."""
+    actions = given[..., None]
+    # In front stand the state, where there is one, and the future tokens: they have the chunk's own time.
+    tokens = F.pad(given, (expert.config.future_tokens + (context.state is not None), 0))[..., None]
+    return replace(
+        now,
+        modulations=[
+            torch.where(tokens, b, a) for a, b in zip(now.modulations, end.modulations, strict=True)
+        ],
+        output=torch.where(actions, end.output, now.output),
+        encoder=torch.where(actions, end.encoder, now.encoder),
+    )

@@ -96,6 +96,7 @@ class PolicyNode(TwinBrainNode):
         policy = self._load(*wanted)
         policy.check_robot(robot)
         policy.left_period_s = float(self.value("left_period_s"))
+        policy.guidance = float(self.value("guidance"))
         policy.warm_up({camera.name: (camera.height, camera.width) for camera in robot.cameras})
         self._policy = policy
         # Frames come in a fixed rhythm: the one nearest to the wanted time is taken, not the one after it.

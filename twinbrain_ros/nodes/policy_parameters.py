@@ -69,6 +69,14 @@ PARAMETERS: tuple[Declared, ...] = (
         "Make each chunk agree with the one it will replace (the controller's strategy real_time).",
     ),
     Declared(
+        "guidance",
+        1.0,
+        "Most that a chunk is drawn to the one it will replace, with real_time; arXiv 2506.07339 takes 5.",
+        unit="1",
+        lower=0.0,
+        upper=100.0,
+    ),
+    Declared(
         "inject_delay_s",
         0.0,
         "For experiments: chunks are held back until they are so late, as on a slower machine.",

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twinbrain_ros.brain.expert import ActionExpert, Context
+from twinbrain_ros.brain.expert import ActionExpert, Context, FlowTime
+from twinbrain_ros.brain.realtime import with_ends
 
 # Flow times are drawn towards the noisy end, as the reference does: t = (s - Beta(1.5, 1)) / s.
 BETA_ALPHA, BETA_BETA, TIME_SCALE = 1.5, 1.0, 0.999
@@ -29,22 +30,32 @@ def flow_matching_loss(
     weights: Tensor,
     repeats: int,
     generator: torch.Generator,
+    prefix: Tensor | None = None,
 ) -> Tensor:
     """Weighted squared error of the expert on noised actions.
 
     actions [B, T, A] standardised; weights [T, A]. Each sample gets `repeats` draws of noise and time. With
     a clean-predicting expert the error is taken on the actions, which is the velocity error times (1 - t)^2.
+    prefix: int [B], how many leading steps of each sample are given as they are, at flow time 1, and do not
+    count (arXiv 2512.05964); fewer than T in at least one, or the loss is nan.
     """
     target = actions.repeat(repeats, 1, 1)
     noise = torch.randn(target.shape, generator=generator)
     time = flow_times(target.shape[0], generator)
     mixed = time[:, None, None]
-    noisy = (1 - mixed) * noise + mixed * target
     repeated = context.repeat(repeats)
+    own_times: tuple[FlowTime, ...] = ()
+    if prefix is not None:
+        given = torch.arange(expert.horizon) < prefix.repeat(repeats)[:, None]
+        mixed = torch.where(given[..., None], 1.0, mixed)
+        weights = weights * ~given[..., None]
+        end = expert.flow_time(torch.ones(1))
+        own_times = (with_ends(expert, repeated, expert.flow_time(time), end, given),)
+    noisy = (1 - mixed) * noise + mixed * target
     if expert.config.prediction == "clean":
-        error = expert.clean(repeated, noisy, time) - target
+        error = expert.clean(repeated, noisy, time, *own_times) - target
     else:
-        error = expert.velocity(repeated, noisy, time) - (target - noise)
+        error = expert.velocity(repeated, noisy, time, *own_times) - (target - noise)
     return (error.square() * weights).mean() / weights.mean()
 
 
