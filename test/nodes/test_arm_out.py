@@ -64,7 +64,7 @@ def test_the_interbotix_driver_is_streamed_one_position_at_a_time(
         ("arm", 0.25, 6),
     ]
     gripper = node.messages[robot.topics.gripper_trajectory]
-    assert [(m.name, m.cmd) for m in gripper] == [("gripper", 0.03)]  # only when it changes
+    assert [(m.name, m.cmd) for m in gripper] == [("gripper", 0.06)]  # both fingers, and only when it changes
 
 
 def test_a_trajectory_controller_needs_nothing_to_come_to_rest(robot: RobotFile) -> None:

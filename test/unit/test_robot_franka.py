@@ -44,7 +44,8 @@ def kinematics() -> Kinematics:
 
 @pytest.fixture(autouse=True)
 def drives_the_franka(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`Drive` takes this arm's kinematics."""
+    """`Drive` takes this arm."""
+    monkeypatch.setattr(control_fixtures, "shared_robot", franka)
     monkeypatch.setattr(control_fixtures, "shared_kinematics", kinematics)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sim_fixtures import shared_kinematics, shared_robot, shared_sim, tool_down_joints
 
+from twinbrain_ros.robot.robot_file import load_robot
 from twinbrain_ros.sim.tabletop import COLOUR_RGB, TabletopSim
 
 
@@ -165,3 +166,8 @@ def test_a_closed_gripper_holds_a_block_and_the_scene_says_so() -> None:
     assert state.held == block
     np.testing.assert_allclose(state.object(block).position, [0.30, 0.0, 0.145], atol=4e-3)
     assert 0.5 < state.gripper_opening < 0.65
+
+
+def test_an_arm_whose_servos_are_not_known_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="robot is 'franka' with 7 joints, expected the WidowX 250 with 6"):
+        TabletopSim(load_robot("franka"))

@@ -100,22 +100,23 @@ class MotionLimits:
 
 
 class Profile:
-    """A motion over time; at rest after its end if it is a stop."""
+    """A motion over time, from an origin [J]; at rest after its end if it is a stop."""
 
-    def __init__(self, trajectory: Any, start_ns: int) -> None:
-        self._trajectory = trajectory
+    def __init__(self, trajectory: Any, start_ns: int, origin: Array | float = 0.0) -> None:
+        self._trajectory, self._origin = trajectory, origin
         self.start_ns = start_ns
         self.end_ns = start_ns + int(np.ceil(trajectory.duration * NS_PER_S))
 
     def at(self, time_ns: int) -> State:
         """The state at a time, not before the start; after the end it goes on as it ended."""
         q, v, a = self._trajectory.at_time(max(time_ns - self.start_ns, 0) / NS_PER_S)
-        return State(np.array(q), np.array(v), np.array(a))
+        return State(self._origin + np.array(q), np.array(v), np.array(a))
 
     def extent(self) -> tuple[Array, Array]:
         """Lowest and highest positions on the way, [J] each."""
         extrema = self._trajectory.position_extrema
-        return np.array([x.min for x in extrema]), np.array([x.max for x in extrema])
+        low, high = np.array([x.min for x in extrema]), np.array([x.max for x in extrema])
+        return self._origin + low, self._origin + high
 
 
 class Profiles:
@@ -141,8 +142,10 @@ class Profiles:
 
     def stop(self, state: State, start_ns: int) -> Profile | None:
         """The way to rest from a state, wherever that is; None if none can be computed."""
-        trajectory = self._solve(self._inputs[ControlInterface.Velocity], state)
-        return None if trajectory is None else Profile(trajectory, start_ns)
+        # Seen from its start: the extent that ruckig gives for a joint that stands still reaches to 0.
+        start = State(np.zeros_like(state.q), state.v, state.a)
+        trajectory = self._solve(self._inputs[ControlInterface.Velocity], start)
+        return None if trajectory is None else Profile(trajectory, start_ns, state.q)
 
     def meet(self, start: State, wanted: State, ahead_s: float, dt_s: float) -> tuple[State, float] | None:
         """The way to meet a reference that is at `wanted` in `ahead_s`, if it moves steadily until then.

@@ -72,6 +72,8 @@ class TrajectoryOut:
 class JointGroupOut:
     """The Interbotix driver's joint-group commands, of one position each, streamed until the arm is at rest.
 
+    The gripper is commanded in operating mode linear_position: the distance between both fingers [m].
+
     Raises:
         ValueError: interbotix_xs_msgs is not installed.
     """
@@ -96,7 +98,7 @@ class JointGroupOut:
         motion: Motion = command.motion
         self.settle(motion.positions[0])
         if command.finger_m != self._finger_m or command.first_of is not None:
-            self._gripper.publish(self._single_message(name=self.SINGLE, cmd=float(command.finger_m)))
+            self._gripper.publish(self._single_message(name=self.SINGLE, cmd=2.0 * float(command.finger_m)))
             self._finger_m = command.finger_m
 
     def settle(self, positions: NDArray[np.float64]) -> None:

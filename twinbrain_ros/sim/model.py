@@ -101,6 +101,11 @@ def _set_options(spec: mujoco.MjSpec, timestep_s: float) -> None:
 
 
 def _prepare_arm(spec: mujoco.MjSpec, robot: RobotFile) -> None:
+    if len(robot.arm_joints) != len(_ARMATURE_KG_M2):
+        raise ValueError(
+            f"robot is {robot.name!r} with {len(robot.arm_joints)} joints, expected the WidowX 250 with "
+            f"{len(_ARMATURE_KG_M2)}: the simulated tabletop knows no other arm's servos"
+        )
     fingers = {spec.joint(name).parent.name for name in (robot.gripper.joint, robot.gripper.mimic)}
     solid = {"gripper_link", "gripper_bar_link", *fingers}
     for body in spec.bodies:
