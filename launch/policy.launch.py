@@ -8,91 +8,26 @@ controller holds the arm until its set_mode service is asked for autonomy.
 
 from __future__ import annotations
 
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
+from twinbrain_ros.launching import RECORDING, arguments, equals, image_transport, node, recorder
 
-ARGUMENTS = (
-    DeclareLaunchArgument(
-        "robot", default_value="wx250s", description="Robot file: the name of one that ships, or a path."
-    ),
-    DeclareLaunchArgument(
-        "checkpoint",
-        default_value="",
-        description="Directory of a TwinBrain checkpoint; empty takes the demo's.",
-    ),
-    DeclareLaunchArgument(
-        "device", default_value="cpu", description="Where the policy runs: cpu, cuda, cuda:1, ..."
-    ),
-    DeclareLaunchArgument(
-        "dtype",
-        default_value="",
-        description="Type of the weights: float32, bfloat16; empty: bfloat16 on a GPU, else float32.",
-    ),
-    DeclareLaunchArgument(
-        "left_period_s",
-        default_value="0.0",
-        description="How old [s] what the left brain remembers may be; 0 runs it for every chunk.",
-    ),
-    DeclareLaunchArgument(
-        "namespace", default_value="", description="Namespace of all topics, one for each arm."
-    ),
-    DeclareLaunchArgument(
-        "autostart",
-        default_value="false",
-        choices=["true", "false"],
-        description="Configure and activate the nodes; the arm holds all the same.",
-    ),
-    DeclareLaunchArgument(
-        "execution_steps",
-        default_value="0",
-        description="Steps of each chunk that are executed; 0 takes the robot file's.",
-    ),
-    DeclareLaunchArgument(
-        "log_level",
-        default_value="info",
-        choices=["debug", "info", "warn", "error", "fatal"],
-        description="The least severe messages that the nodes log.",
-    ),
-)
-
-
-def node(executable: str, **types: type) -> Node:
-    """A node of this package that takes the launch arguments named in `types` as parameters."""
-    parameters = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=kind) for name, kind in types.items()
-    }
-    return Node(
-        package="twinbrain_ros",
-        executable=executable,
-        name=executable,
-        namespace=LaunchConfiguration("namespace"),
-        parameters=[parameters],
-        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
-        output="screen",
-    )
+BOTH = ("robot", "autostart", "execution_steps")
+CONTROLLER = ("strategy", "dry_run")
+POLICY = ("checkpoint", "device", "dtype", "left_period_s")
 
 
 def generate_launch_description() -> LaunchDescription:
     """Policy and controller."""
+    # One argument for both: what the policy makes must be what the controller expects.
+    real_time = ParameterValue(equals("strategy", "real_time"), value_type=bool)
     return LaunchDescription(
         [
-            *ARGUMENTS,
-            # Fast DDS loses large best-effort images silently with its default transports.
-            SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA"),
-            node("controller_node", robot=str, autostart=bool, execution_steps=int),
-            node(
-                "policy_node",
-                robot=str,
-                autostart=bool,
-                execution_steps=int,
-                checkpoint=str,
-                device=str,
-                dtype=str,
-                left_period_s=float,
-            ),
+            *arguments("namespace", *BOTH, *POLICY, *CONTROLLER, "use_sim_time", *RECORDING, "log_level"),
+            image_transport(),
+            recorder(),
+            node("controller_node", *BOTH, *CONTROLLER),
+            node("policy_node", *BOTH, *POLICY, parameters={"real_time": real_time}),
         ]
     )

@@ -60,14 +60,18 @@ def arguments_of(name: str) -> dict[str, Any]:
     return found
 
 
-def started(name: str, **given: str) -> list[Started]:
-    """What a launch file would start with arguments: all of it is worked out, and nothing is run."""
+def started(name: str, found: list[Started] | None = None, /, **given: str) -> list[Started]:
+    """What a launch file would start with arguments: all of it is worked out, and nothing is run.
+
+    Args:
+        found: is added to as it goes, for what ends in an error.
+    """
     description = load(name)
     from launch import LaunchContext
 
     context = LaunchContext()
     context.launch_configurations.update(given)
-    found: list[Started] = []
+    found = [] if found is None else found
     walk(description, context, found)
     return found
 
@@ -314,7 +318,8 @@ def test_a_recorder_follows_the_namespace_that_somebody_has_put_around() -> None
     found: list[Started] = []
     walk(GroupAction([PushRosNamespace("cell"), *description.entities]), context, found)
     assert {process.namespace for process in found if process.name} == {"/cell/left"}
-    assert "/cell/left/joint_states" in recorded(found[-1])
+    (recorder,) = (process for process in found if not process.name)
+    assert "/cell/left/joint_states" in recorded(recorder)
 
 
 # Teleoperation --------------------------------------------------------------------------------------
@@ -348,8 +353,10 @@ def test_the_joystick_talks_on_the_robot_files_topic(tmp_path: Path) -> None:
 
 def test_a_robot_file_without_a_joystick_is_named(tmp_path: Path) -> None:
     robot = edited(tmp_path, lambda document: document.update(teleop=[]))
+    found: list[Started] = []
     with pytest.raises(RuntimeError, match=r"edited.yaml: no input of kind 'joy'"):
-        started("teleop.launch.py", robot=robot)
+        started("teleop.launch.py", found, robot=robot)
+    assert not found
 
 
 # The WidowX, with drivers of others -------------------------------------------------------------------
@@ -397,6 +404,7 @@ def drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package("interbotix_xsarm_ros_control", "xsarm_ros_control.launch.py", ARM, "'driver'", robot)
     package("interbotix_xsarm_control", "xsarm_control.launch.py", ARM, "'driver'", robot)
     package("realsense2_camera", "rs_launch.py", CAMERA, "LaunchConfiguration('camera_name')", camera)
+    package("usb_cam", "camera.launch.py", (), "'camera'", "''")
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
 
 
@@ -412,14 +420,18 @@ def test_without_drivers_it_is_the_policy_launch() -> None:
         ({"use_arm": "ros2_control"}, "interbotix_xsarm_ros_control"),
         ({"use_arm": "xs"}, "interbotix_xsarm_control"),
         ({"use_camera": "realsense"}, "realsense2_camera"),
+        ({"use_camera": "usb_cam"}, "usb_cam"),
     ],
 )
 def test_a_driver_that_is_not_installed_is_named(
     given: dict[str, str], package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    found: list[Started] = []
     with pytest.raises(Exception, match=package):
-        started("widowx.launch.py", **given)
+        started("widowx.launch.py", found, **given)
+    # Launch ends on it, but would leave running what it has only just started.
+    assert not found
 
 
 @pytest.mark.parametrize(
@@ -458,7 +470,7 @@ def test_realsense_cameras_publish_what_the_robot_file_names(drivers: None) -> N
     assert (front.parameters["serial_no"], wrist.parameters["serial_no"]) == ("", "123456")
 
 
-def test_a_usb_camera_publishes_what_the_robot_file_names() -> None:
+def test_a_usb_camera_publishes_what_the_robot_file_names(drivers: None) -> None:
     nodes = by_executable(started("widowx.launch.py", use_camera="usb_cam", robot="franka"))
     camera = nodes["usb_cam_node_exe"]
     assert (camera.name, camera.namespace) == ("front_camera", "/wx250s")
