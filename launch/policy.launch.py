@@ -14,7 +14,7 @@ from launch import LaunchDescription
 from twinbrain_ros.launching import RECORDING, arguments, equals, image_transport, node, recorder
 
 BOTH = ("robot", "autostart", "execution_steps")
-CONTROLLER = ("strategy", "dry_run")
+CONTROLLER = ("strategy", "dry_run", "velocity_margin")
 POLICY = ("checkpoint", "device", "dtype", "left_period_s")
 
 

@@ -37,7 +37,7 @@ def joystick(context: Any) -> list[Any]:
 
 def generate_launch_description() -> LaunchDescription:
     """Joystick and controller."""
-    taken = ("robot", "autostart", "dry_run")
+    taken = ("robot", "autostart", "dry_run", "velocity_margin")
     return LaunchDescription(
         [
             *arguments("namespace", *taken, "use_sim_time", *RECORDING, "log_level"),

@@ -48,6 +48,9 @@ _SHARED: dict[str, tuple[type, str, list[str] | None, str]] = {
     "dry_run": (
         bool, "false", ["true", "false"], "Publish commands on dry_run/<topic> only, where no arm listens.",
     ),
+    "velocity_margin": (
+        float, "0.9", None, "Share of the joint velocity limits that commands may use; 0.2 on the first day.",
+    ),
     "autostart": (
         bool, "false", ["true", "false"], "Configure and activate the nodes; the arm holds all the same.",
     ),

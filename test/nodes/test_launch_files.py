@@ -187,7 +187,7 @@ def test_the_nodes_take_their_arguments_as_parameters() -> None:
     }  # fmt: skip
     assert controller == {
         "robot": "wx250s", "autostart": False, "execution_steps": 3, "use_sim_time": False,
-        "strategy": "receding_horizon", "dry_run": True,
+        "strategy": "receding_horizon", "dry_run": True, "velocity_margin": 0.9,
     }  # fmt: skip
 
 
