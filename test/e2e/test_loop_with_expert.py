@@ -17,10 +17,17 @@ SUPPORT = Path(__file__).resolve().parents[1] / "support"
 SEED = 710_000
 
 
-def run_with_expert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **plan: object) -> Recording:
+def run_with_expert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str = "receding_horizon", **plan: object
+) -> Recording:
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     settings = LoopSettings(
-        load_robot("wx250s"), tmp_path, tmp_path / "logs", modules={"policy_node": "expert_policy_node"}
+        load_robot("wx250s"),
+        tmp_path,
+        tmp_path / "logs",
+        strategy=strategy,
+        delay_s=0.3 if strategy == "real_time" else 0.0,
+        modules={"policy_node": "expert_policy_node"},
     )
     plans = plan_episodes(**{"seed": SEED, "instruction": None, "retarget": False, **plan})  # type: ignore[arg-type]
     recording = Recording()
@@ -54,3 +61,14 @@ def test_a_new_instruction_in_the_middle_leads_to_the_other_block(
     records = recording.results.records
     assert all(record.retargeted for record in records)
     assert [record.success for record in records] == [True, True]
+
+
+def test_a_late_policy_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks come 0.3 s late, and are executed with real-time chunking."""
+    recording = run_with_expert(tmp_path, monkeypatch, strategy="real_time", task="all", episodes=2)
+
+    results = recording.results
+    assert [record.success for record in results.records] == [True] * 2
+    assert not results.faults and results.chunks.counts()["refused"] == 0
+    assert results.ticks is not None and results.ticks.count > 100
+    assert min(results.chunks.observation_to_command_ms) > 300

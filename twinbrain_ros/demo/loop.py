@@ -25,6 +25,15 @@ ACTIVATE_TIMEOUT_S = 30.0
 # After the cameras stop, how long the last frame and the 1 Hz counters may take.
 SETTLE_S = 5.0
 
+# The whole loop shares a few cores with whatever else runs there, and no hand is near this arm: a pause of
+# the machine is no fault of it. Beside a real arm the controller's own defaults hold.
+PATIENT_WATCHDOGS = {
+    "joints_timeout_s": 1.0,
+    "overrun_s": 1.0,
+    "policy_timeout_s": 1.5,
+    "observation_timeout_s": 1.5,
+}
+
 _CONFIGURE = (Transition.TRANSITION_CONFIGURE, "configure", CONFIGURE_TIMEOUT_S)
 _ACTIVATE = (Transition.TRANSITION_ACTIVATE, "activate", ACTIVATE_TIMEOUT_S)
 _DEACTIVATE = (Transition.TRANSITION_DEACTIVATE, "deactivate", ACTIVATE_TIMEOUT_S)
@@ -150,7 +159,12 @@ class LoopSettings:
                 "inject_delay_s": float(self.delay_s),
                 **steps,
             },
-            "controller_node": {"strategy": self.strategy, "command_hz": float(self.command_hz), **steps},
+            "controller_node": {
+                "strategy": self.strategy,
+                "command_hz": float(self.command_hz),
+                **PATIENT_WATCHDOGS,
+                **steps,
+            },
             "sim_node": {},
         }
         module = self.modules.get(node, f"twinbrain_ros.nodes.{node}")
