@@ -146,7 +146,8 @@ class Chaos:
         # An arm that was put outside may come back by any way that leads no further out than it began.
         self.outside = max(self.outside, governor.outside_m(start_q)) if self.last is None else self.outside
         assert outside <= max(BOX_TOLERANCE_M, self.outside) + 1e-5
-        self.outside = self.outside if governor.outside_m(motion.positions[0]) > BOX_TOLERANCE_M else 0.0
+        if max(governor.outside_m(q) for q in motion.positions) <= BOX_TOLERANCE_M:
+            self.outside = 0.0  # and all the way to rest it stays inside
         state = governor.at(horizon)
         first_ns = motion.stamp_ns + round(float(motion.times_s[0]) * 1e9)
         np.testing.assert_allclose(governor.at(first_ns).q, motion.positions[0], atol=1e-9)

@@ -157,7 +157,7 @@ class Governor:
     def _inside(self, reference: Reference, time_ns: int) -> State:
         """The reference, or, where it leaves the workspace box, its shadow on the border."""
         wanted = reference.at(time_ns)
-        if self.outside_m(wanted.q) <= BOX_TOLERANCE_M / 2:
+        if self.outside_m(wanted.q) <= BOX_TOLERANCE_M / 4:
             return wanted
         later_ns = time_ns + self.period_ns
         q = self.into_box(wanted.q)
@@ -175,7 +175,8 @@ class Governor:
             worst = max(self.outside_m(stop.at(int(ns)).q) for ns in samples)
             if worst < -_FAR_M:
                 return True
-        return worst <= BOX_TOLERANCE_M or worst <= self.outside_m(start.q)
+        # Half of the tolerance is for what lies between two samples.
+        return worst <= BOX_TOLERANCE_M / 2 or worst <= self.outside_m(start.q)
 
     def outside_m(self, q: Array) -> float:
         """How far the tool is outside the workspace box along its worst axis [m]; negative inside."""

@@ -29,6 +29,7 @@ SPEED_M_S = 0.06  # of the tool along its circle
 RADIUS_M = 0.05
 # How much successive chunks disagree: where the tool should be, and how fast it should go.
 STRAY_M, STRAY_SHARE = 0.008, 0.3
+SHOWN_RAD_S = 1.5  # panels of the picture show so much of the velocity
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,18 +37,26 @@ class SeamRecord:
     """Commanded motion of a run: times_s [N], velocities [N, J] in rad/s, seams [N] (a chunk took over)."""
 
     name: str
+    joints: tuple[str, ...]
     times_s: Array
     velocities: Array
     seams: NDArray[np.bool_]
 
     def largest_step(self) -> float:
         """The largest change of a joint's velocity from one command to the first of a new chunk [rad/s]."""
-        steps = np.abs(np.diff(self.velocities, axis=0)).max(axis=1)
-        return float(steps[self.seams[1:]].max())
+        return float(self._steps()[self.seams[1:]].max())
+
+    def largest_step_anywhere(self) -> float:
+        """The largest change of a joint's velocity from any command to the next [rad/s]."""
+        return float(self._steps().max())
 
     def largest_acceleration(self) -> float:
         """The largest change of a joint's velocity anywhere, per second [rad/s2]."""
-        return float((np.abs(np.diff(self.velocities, axis=0)).max(axis=1) / np.diff(self.times_s)).max())
+        return float((self._steps() / np.diff(self.times_s)).max())
+
+    def _steps(self) -> Array:
+        """[N - 1], of the joint that changes most [rad/s]."""
+        return np.asarray(np.abs(np.diff(self.velocities, axis=0)).max(axis=1), dtype=np.float64)
 
     def to_json(self) -> dict[str, Any]:
         """The figures."""
@@ -55,6 +64,7 @@ class SeamRecord:
             "strategy": self.name,
             "seams": int(self.seams.sum()),
             "largest_step_rad_s": self.largest_step(),
+            "largest_step_anywhere_rad_s": self.largest_step_anywhere(),
             "largest_acceleration_rad_s2": self.largest_acceleration(),
         }
 
@@ -117,7 +127,9 @@ def measure_seams(
         if command is not None:
             rows.append((now_ns / NS_PER_S, command.motion.velocities[0], command.first_of is not None))
     times, velocities, seams = zip(*rows, strict=True)
-    return SeamRecord(strategy.value, np.array(times), np.array(velocities), np.array(seams))
+    return SeamRecord(
+        strategy.value, tuple(robot.arm_joints), np.array(times), np.array(velocities), np.array(seams)
+    )
 
 
 def _agreeing(chunk: ActionChunk, guides: RealTimeGuide) -> ActionChunk:
@@ -155,7 +167,7 @@ def measure_plain(robot: RobotFile, delay_s: float, seconds: float, seed: int) -
         rows.append((now_ns / NS_PER_S, (there - q) * (NS_PER_S / tick_ns), seam))
         q = there
     times, velocities, seams = zip(*rows, strict=True)
-    return SeamRecord(PLAIN, np.array(times), np.array(velocities), np.array(seams))
+    return SeamRecord(PLAIN, tuple(robot.arm_joints), np.array(times), np.array(velocities), np.array(seams))
 
 
 def _waypoints(kinematics: Kinematics, chunk: ActionChunk, q: Array) -> Array:
@@ -168,28 +180,45 @@ def _waypoints(kinematics: Kinematics, chunk: ActionChunk, q: Array) -> Array:
 
 
 def plot_seams(records: Sequence[SeamRecord], bound: float, path: Path) -> None:
-    """One panel each: commanded velocities of the fastest joints, seams marked; bound: of a step there."""
+    """One panel each: commanded velocities, seams marked; bound: of a step from one command to the next."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(len(records), 1, figsize=(10, 2.1 * len(records)), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(len(records), 1, figsize=(10, 2.3 * len(records)), sharex=True, squeeze=False)
     for axis, record in zip(axes[:, 0], records, strict=True):
-        fastest = np.argsort(np.abs(record.velocities).max(axis=0))[-3:]
-        for joint in fastest:
-            axis.plot(record.times_s, record.velocities[:, joint], linewidth=1.1)
-        for time_s in record.times_s[record.seams]:
-            axis.axvline(time_s, color="0.6", linewidth=0.7, linestyle=":")
-        axis.set_title(
-            f"{record.name}: largest step at a seam {record.largest_step():.3f} rad/s (bound {bound:.3f})",
-            fontsize=10,
-        )
-        axis.set_ylabel("rad/s")
-        axis.set_ylim(-1.5, 1.5)
-        axis.grid(alpha=0.3)
+        _draw(axis, record)
     axes[-1, 0].set_xlabel("time [s]; dotted: a chunk takes over")
-    figure.tight_layout()
+    figure.suptitle(
+        f"Commanded joint velocities. No step from one command to the next may exceed {bound:.3f} rad/s: "
+        "acceleration limit x tick.",
+        y=0.995,
+        fontsize=10,
+    )
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, 0.985), ncol=6, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.975))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _draw(axis: Any, record: SeamRecord) -> None:
+    """A record's panel; what is faster than its border is cut off, and said in the title."""
+    # The waist and the wrist that keeps the tool's direction turn alike: one of them has to be seen through.
+    for number, (joint, velocity) in enumerate(zip(record.joints, record.velocities.T, strict=True)):
+        style = (0, (4, 4)) if number >= len(record.joints) // 2 else "-"
+        axis.plot(record.times_s, velocity, label=joint, linewidth=1.2, linestyle=style)
+    for time_s in record.times_s[record.seams]:
+        axis.axvline(time_s, color="0.5", linewidth=0.8, linestyle=":")
+    peak = float(np.abs(record.velocities).max())
+    cut = f"; peaks of {peak:.1f} rad/s are cut off" if peak > SHOWN_RAD_S else ""
+    axis.set_title(
+        f"{record.name}: largest step at a seam {record.largest_step():.3f}, "
+        f"anywhere {record.largest_step_anywhere():.3f} rad/s{cut}",
+        fontsize=10,
+    )
+    axis.set_ylabel("rad/s")
+    axis.set_ylim(-SHOWN_RAD_S, SHOWN_RAD_S)
+    axis.grid(alpha=0.3)

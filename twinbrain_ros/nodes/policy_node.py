@@ -189,7 +189,7 @@ class PolicyNode(TwinBrainNode):
             positions = joints_from_names(message.name, message.position, self.robot)
             stamp_ns = convert.from_time(message.header.stamp)
             self._frames.add_joints(stamp_ns, positions[:-1], float(positions[-1]))
-            self._frozen.add_arm(positions[:-1])
+            self._frozen.add_arm(stamp_ns, positions[:-1])
         except FrameError as error:
             self.report(f"joint_states/{error.field}", str(error))
             return

@@ -12,6 +12,8 @@ from twinbrain_ros.robot.robot_file import RobotFile
 
 _MAX_ITERATIONS = 40
 _SOLVER = "daqp"
+_NEWTON_STEPS = 5
+_NEWTON_RCOND = 1e-2  # near a singular pose plain steps are too long: that is for the solver with limits
 _MAX_STEP_RAD = 0.4  # per iteration and joint: the linear model is not to be trusted further
 _POSITION_TOLERANCE_M = 1e-5
 _ROTATION_TOLERANCE_RAD = 1e-4
@@ -85,6 +87,9 @@ class Kinematics:
         Returns:
             The best found, always inside the joint limits; for an unreachable pose its errors tell.
         """
+        near = self._newton(position, rotation, seed_q)
+        if near is not None:
+            return near
         target = mink.SO3.from_matrix(np.asarray(rotation, dtype=np.float64).reshape(3, 3))
         wanted = np.asarray(position, dtype=np.float64)
         self._task.set_target(mink.SE3.from_rotation_and_translation(target, wanted))
@@ -103,6 +108,31 @@ class Kinematics:
             if _cost(reading) < _cost(best):
                 best = reading
         return best
+
+    def _newton(self, position: np.ndarray, rotation: np.ndarray, seed_q: np.ndarray) -> IkResult | None:
+        """A solution within few plain Newton steps, as for the next waypoint of a path; None elsewhere.
+
+        A tenth of the time that the solver with limits takes, and it is what keeps a chunk's arrival from
+        delaying a controller's tick.
+        """
+        wanted = np.asarray(rotation, dtype=np.float64).reshape(3, 3)
+        q = np.clip(np.asarray(seed_q, dtype=np.float64), self._lower, self._upper)
+        for _ in range(_NEWTON_STEPS + 1):
+            here, turned = self.forward(q)
+            far = np.asarray(position, dtype=np.float64) - here
+            turn = wanted @ turned.T
+            vector = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2
+            if np.trace(turn) < 1.0:  # more than a quarter turn, where the sine does not tell any more
+                return None
+            found = IkResult(q, float(np.linalg.norm(far)), float(np.linalg.norm(vector)))
+            if found.reached(_POSITION_TOLERANCE_M, _ROTATION_TOLERANCE_RAD):
+                return found
+            step = np.linalg.lstsq(self.jacobian(q), np.concatenate([far, vector]), rcond=_NEWTON_RCOND)[0]
+            q = q + step
+            outside = np.any(q < self._lower) or np.any(q > self._upper)
+            if outside or np.max(np.abs(step)) > _MAX_STEP_RAD:
+                return None
+        return None
 
     def _set(self, arm_q: np.ndarray) -> None:
         q = self._rest.copy()
