@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ from twinbrain_ros.robot.robot_file import RobotFile
 
 # A request takes a fraction of this; a process asked to end has 5 s in all.
 JOIN_TIMEOUT_S = 1.5
+NICENESS = 10
 
 
 class Policy(Protocol):
@@ -141,6 +143,9 @@ class PolicyWorker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        # On Linux each thread has a niceness. Who works for long must not delay those who are due now: this
+        # node's own messages, and the controller where both share a few cores.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while (request := self._requests.get()) is not None:
             start = time.perf_counter()
             actions, error, left_age_s = None, None, 0.0
