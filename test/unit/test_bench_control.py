@@ -58,8 +58,6 @@ def test_the_seams_are_drawn_and_written(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["controller", "--rate-hz", "0"], "expected a rate from 1 to 1000 Hz"),
-        (["controller", "--episodes", "0"], "expected an integer of at least 1"),
         (["seams", "--out", "x.png", "--delay", "-1"], "expected a number of seconds of at least 0"),
         (["execution", "--strategy", "best"], "invalid choice: 'best'"),
     ],
