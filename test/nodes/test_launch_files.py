@@ -1,4 +1,4 @@
-"""The launch files, loaded and walked by the real `launch` where it is installed (it does not come as a wheel)."""
+"""The launch files, walked by the real `launch` where it is installed: it does not come as a wheel."""
 
 from __future__ import annotations
 
