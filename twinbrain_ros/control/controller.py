@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,11 @@ class ArmController:
         return self._modes.now.mode
 
     @property
+    def driven(self) -> bool:
+        """Whether somebody or something may move the arm."""
+        return self.mode in (Mode.AUTONOMY, Mode.TELEOP)
+
+    @property
     def running(self) -> ActionChunk | None:
         """The chunk that drives, if one does."""
         return self._executor.running
@@ -110,7 +115,7 @@ class ArmController:
 
     def check(self, settings: ControlSettings) -> None:
         """Raises ValueError as `use` would, and changes nothing."""
-        if self.mode in (Mode.AUTONOMY, Mode.TELEOP):
+        if self.driven:
             raise ValueError(f"the mode is {self.mode.name}: settings change in HOLD only")
         if settings.velocity_margin != self.settings.velocity_margin:
             raise ValueError("velocity_margin is fixed once the controller is made")
@@ -175,7 +180,7 @@ class ArmController:
 
     def fault(self, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
         """Comes to rest, if the arm is driven, and holds until `reset`."""
-        if self.mode in (Mode.AUTONOMY, Mode.TELEOP):
+        if self.driven:
             self._change(Event.FAULT, now_ns, steady_ns, source, reason)
 
     def reset(self, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
@@ -224,11 +229,8 @@ class ArmController:
         if before is after.mode is Mode.TELEOP:
             return  # it was asked to stay
         if self._intervention is not None:
-            number, source = self._intervention.number, self._intervention.source
-            interrupted, start_ns = self._intervention.interrupted, self._intervention.start_ns
-            ended = Intervention(number, source, interrupted, start_ns, after.since_ns)
+            self.happenings.append(replace(self._intervention, end_ns=after.since_ns))
             self._intervention = None
-            self.happenings.append(ended)
         if after.mode is Mode.TELEOP:
             self._number += 1
             self._intervention = Intervention(self._number, after.source, before, after.since_ns)
@@ -270,9 +272,8 @@ class ArmController:
         """Stops the arm if something is wrong that must not be while it is driven."""
         watchdogs = self.settings.watchdogs
         clock, rhythm = self._clock.tick(now_ns, steady_ns, watchdogs)
-        driven = self.mode in (Mode.AUTONOMY, Mode.TELEOP)
         reason = clock or rhythm or self.joints_problem(now_ns)
-        if not reason and driven and self.settings.follows:
+        if not reason and self.driven and self.settings.follows:
             names = self._robot.arm_joints
             reason = self._joints.astray(now_ns, self.governor, watchdogs, names)
         if not reason and self.mode is Mode.AUTONOMY:

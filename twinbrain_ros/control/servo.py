@@ -6,11 +6,9 @@ import numpy as np
 
 from twinbrain_ros.control.motion import Array, MotionLimits
 from twinbrain_ros.robot.actions import euler_to_matrix
-from twinbrain_ros.robot.kinematics import Kinematics
+from twinbrain_ros.robot.kinematics import ROTATION_WEIGHT_M, Kinematics, pose_error
 from twinbrain_ros.robot.robot_file import Workspace
 
-# A radian of rotation weighs as much as this many metres: about the distance from wrist to fingertips.
-ROTATION_WEIGHT_M = 0.2
 # Towards a singular pose (a stretched elbow, wrist axes in line) the tool is slowed down from the first
 # ratio of the Jacobian's largest to smallest singular value on, and stopped at the second; away from one not.
 SLOW_AT, STOP_AT = 8.0, 20.0
@@ -20,6 +18,7 @@ JOINT_SHARE = 0.7
 # How far off its line the tool may be [m, rotations weighted as above], as where a joint is at its limit.
 STRAY_M = 0.005
 SMALLEST_SHARE = 0.01  # of what was asked for; with less the arm cannot go on
+_WEIGHTS = np.array([1.0, 1.0, 1.0, *[ROTATION_WEIGHT_M] * 3])
 
 
 class ToolServo:
@@ -75,16 +74,12 @@ class ToolServo:
         return inside, euler_to_matrix(step[3:]) @ rotation
 
     def _jacobian(self, q: Array) -> Array:
-        weights = np.array([1.0, 1.0, 1.0, *[ROTATION_WEIGHT_M] * 3])
-        return weights[:, None] * self._kinematics.jacobian(q)
+        return _WEIGHTS[:, None] * self._kinematics.jacobian(q)
 
     def _error(self, pose: tuple[Array, Array], q: Array) -> Array:
         """From where the tool is with `q` to a pose, [6] weighted."""
         position, rotation = self._kinematics.forward(q)
-        turn = pose[1] @ rotation.T
-        # The rotation vector of a small turn.
-        vector = 0.5 * np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
-        return np.concatenate([pose[0] - position, ROTATION_WEIGHT_M * vector])
+        return _WEIGHTS * pose_error(*pose, position, rotation)
 
     def _way(self, jacobian: Array, pose: tuple[Array, Array]) -> Array:
         """Joint step [J] towards a pose; nothing in directions that are beyond the last ratio anyway."""

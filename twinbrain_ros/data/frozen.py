@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-NS_PER_S = 1_000_000_000
+from twinbrain_ros.data.frames import NS_PER_S
 
 # An arm that has moved this far, for this long, has changed some pixel of every camera that works: it is in
 # view, or the camera is on it. A picture of a scene at rest may well stay the same.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,7 @@ class _Circling:
         data = np.zeros((action.horizon, len(action.names)))
         data[:, :3] = np.diff(np.vstack([position, points]), axis=0)
         data[:, -1] = 1.0
-        return ActionChunk(
-            self._count, now_ns, now_ns, action.period_s, "circle", self._robot.name, action.space,
-            action.composition, action.names, data, np.array(q),
-        )  # fmt: skip
+        return ActionChunk.for_robot(self._robot, self._count, now_ns, "circle", data, np.array(q))
 
 
 def measure_seams(
@@ -140,8 +137,7 @@ def _agreeing(chunk: ActionChunk, guides: RealTimeGuide) -> ActionChunk:
     guide, sequence = found
     weights = guide.weights[:, None]
     data = weights * guide.actions + (1 - weights) * chunk.data
-    fields = {name: getattr(chunk, name) for name in chunk.__dataclass_fields__}
-    return ActionChunk(**fields | {"data": data, "guide_sequence": sequence, "guide_frozen": guide.frozen})
+    return replace(chunk, data=data, guide_sequence=sequence, guide_frozen=guide.frozen)
 
 
 def measure_plain(robot: RobotFile, delay_s: float, seconds: float, seed: int) -> SeamRecord:

@@ -242,8 +242,7 @@ class ControllerNode(TwinBrainNode):
             return
         problem = self._controller.joints_problem(self.now_ns())
         if problem:
-            driven = self._controller.mode in (Mode.AUTONOMY, Mode.TELEOP)
-            self.report("joints_age", problem, Level.ERROR if driven else Level.WARN)
+            self.report("joints_age", problem, Level.ERROR if self._controller.driven else Level.WARN)
         else:
             self.health.clear("joints_age")
 

@@ -265,24 +265,20 @@ class PolicyNode(TwinBrainNode):
 
     def _publish(self, answer: Answer) -> None:
         assert self.robot is not None
-        action, seen = self.robot.action, answer.request.observation
-        chunk = ActionChunk(
-            sequence=self._sequence + 1,
-            observation_ns=seen.stamp_ns,
-            due_ns=seen.stamp_ns,
-            period_s=action.period_s,
-            instruction=answer.request.instruction,
-            robot=self.robot.name,
-            action_space=action.space,
-            composition=action.composition,
-            names=action.names,
-            data=np.asarray(answer.actions, dtype=np.float64),
-            observation_positions=seen.arm_positions,
-            noise_seed=answer.request.noise_seed,
+        request = answer.request
+        seen, actions = request.observation, np.asarray(answer.actions)
+        chunk = ActionChunk.for_robot(
+            self.robot,
+            self._sequence + 1,
+            seen.stamp_ns,
+            request.instruction,
+            actions,
+            seen.arm_positions,
+            noise_seed=request.noise_seed,
             inference_time_s=answer.taken_s,
             left_age_s=answer.left_age_s,
-            guide_sequence=answer.request.guide_sequence,
-            guide_frozen=answer.request.guide.frozen if answer.request.guide is not None else 0,
+            guide_sequence=request.guide_sequence,
+            guide_frozen=request.guide.frozen if request.guide is not None else 0,
         )
         try:
             chunk.validate(self.robot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,34 @@ class ActionChunk:
     left_age_s: float = 0.0
     guide_sequence: int = 0
     guide_frozen: int = 0
+
+    @classmethod
+    def for_robot(
+        cls,
+        robot: RobotFile,
+        sequence: int,
+        observation_ns: int,
+        instruction: str,
+        data: np.ndarray,
+        observation_positions: np.ndarray,
+        **more: Any,
+    ) -> ActionChunk:
+        """Return a chunk as the robot file wants it, due at its observation; ``more``: its other fields."""
+        action = robot.action
+        return cls(
+            sequence=sequence,
+            observation_ns=observation_ns,
+            due_ns=observation_ns,
+            period_s=action.period_s,
+            instruction=instruction,
+            robot=robot.name,
+            action_space=action.space,
+            composition=action.composition,
+            names=action.names,
+            data=np.asarray(data, dtype=np.float64),
+            observation_positions=observation_positions,
+            **more,
+        )
 
     def validate(self, robot: RobotFile) -> None:
         """Hold the chunk against the robot file.

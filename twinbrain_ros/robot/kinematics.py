@@ -18,7 +18,7 @@ _MAX_STEP_RAD = 0.4  # per iteration and joint: the linear model is not to be tr
 _POSITION_TOLERANCE_M = 1e-5
 _ROTATION_TOLERANCE_RAD = 1e-4
 # A radian of rotation error weighs as much as this many metres: about the distance from wrist to fingertips.
-_ROTATION_WEIGHT_M = 0.2
+ROTATION_WEIGHT_M = 0.2
 # Levenberg-Marquardt, scaled by the remaining error: what keeps steps tame near singular poses.
 _DAMPING = 1e-2
 
@@ -58,7 +58,7 @@ class Kinematics:
             robot.tool_frame,
             "body",
             position_cost=1.0,
-            orientation_cost=_ROTATION_WEIGHT_M,
+            orientation_cost=ROTATION_WEIGHT_M,
             lm_damping=_DAMPING,
         )
         self._limits = [mink.ConfigurationLimit(self._model)]
@@ -119,15 +119,13 @@ class Kinematics:
         q = np.clip(np.asarray(seed_q, dtype=np.float64), self._lower, self._upper)
         for _ in range(_NEWTON_STEPS + 1):
             here, turned = self.forward(q)
-            far = np.asarray(position, dtype=np.float64) - here
-            turn = wanted @ turned.T
-            vector = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2
-            if np.trace(turn) < 1.0:  # more than a quarter turn, where the sine does not tell any more
+            error = pose_error(np.asarray(position, dtype=np.float64), wanted, here, turned)
+            if np.trace(wanted @ turned.T) < 1.0:  # beyond a quarter turn the sine does not tell any more
                 return None
-            found = IkResult(q, float(np.linalg.norm(far)), float(np.linalg.norm(vector)))
+            found = IkResult(q, float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:])))
             if found.reached(_POSITION_TOLERANCE_M, _ROTATION_TOLERANCE_RAD):
                 return found
-            step = np.linalg.lstsq(self.jacobian(q), np.concatenate([far, vector]), rcond=_NEWTON_RCOND)[0]
+            step = np.linalg.lstsq(self.jacobian(q), error, rcond=_NEWTON_RCOND)[0]
             q = q + step
             outside = np.any(q < self._lower) or np.any(q > self._upper)
             if outside or np.max(np.abs(step)) > _MAX_STEP_RAD:
@@ -148,5 +146,15 @@ class Kinematics:
         return IkResult(arm_q, far, float(np.linalg.norm(rotation.rminus(found))))
 
 
+def pose_error(
+    position: np.ndarray, rotation: np.ndarray, from_position: np.ndarray, from_rotation: np.ndarray
+) -> np.ndarray:
+    """Return the way from one pose to another, [6] in m and rad, base axes; for turns small enough that the
+    sine of their angle is the angle."""
+    turn = rotation @ from_rotation.T
+    vector = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2
+    return np.concatenate([position - from_position, vector])
+
+
 def _cost(result: IkResult) -> float:
-    return result.position_error_m**2 + (_ROTATION_WEIGHT_M * result.rotation_error_rad) ** 2
+    return result.position_error_m**2 + (ROTATION_WEIGHT_M * result.rotation_error_rad) ** 2

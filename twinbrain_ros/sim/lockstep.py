@@ -7,7 +7,7 @@ import numpy as np
 from twinbrain_ros.control.controller import ArmController, ControlSettings
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.control.timing import NS_PER_S, to_ns
-from twinbrain_ros.control.verdict import Command, Judged, Outcome, Verdict
+from twinbrain_ros.control.verdict import Command, Judged, Verdict
 from twinbrain_ros.control.watchdogs import PolicyBeat
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
@@ -52,7 +52,7 @@ class LockStepArm:
         self.controller.happenings.clear()
         self.controller.add_chunk(chunk, now_ns, now_ns)
         judged = [h for h in self.controller.happenings if isinstance(h, Judged) and h.chunk is chunk]
-        return judged[-1].verdict if judged else Verdict(Outcome.WAITING)
+        return judged[-1].verdict
 
     def tick(self) -> Command | None:
         """One tick of the controller, and the physics until the next; gives what was commanded."""

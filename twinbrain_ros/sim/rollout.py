@@ -186,20 +186,9 @@ class Rollout:
         if self._guide is not None:
             found = self._guide.guide(observation.stamp_ns, observation.arm_positions, instruction)
             observation = replace(observation, guide=found[0] if found else None)
-        action = self.robot.action
-        return ActionChunk(
-            sequence=sequence,
-            observation_ns=observation.stamp_ns,
-            due_ns=observation.stamp_ns,
-            period_s=action.period_s,
-            instruction=instruction,
-            robot=self.robot.name,
-            action_space=action.space,
-            composition=action.composition,
-            names=action.names,
-            data=np.asarray(policy(observation, instruction), dtype=np.float64),
-            observation_positions=observation.arm_positions,
-        )
+        data = policy(observation, instruction)
+        positions = observation.arm_positions
+        return ActionChunk.for_robot(self.robot, sequence, observation.stamp_ns, instruction, data, positions)
 
 
 def expert_policy(robot: RobotFile) -> Policy:

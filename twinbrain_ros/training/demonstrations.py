@@ -172,22 +172,10 @@ class Demonstrator:
 
     def _advance(self, step: int, goal: Goal, data: np.ndarray) -> None:
         """Executes one period of a chunk through the same controller as on the robot."""
-        action, now = self.robot.action, self.sim.time_ns
-        chunk = ActionChunk(
-            sequence=step,
-            observation_ns=now,
-            due_ns=now,
-            period_s=action.period_s,
-            instruction=goal.instruction(),
-            robot=self.robot.name,
-            action_space=action.space,
-            composition=action.composition,
-            names=action.names,
-            data=data,
-            observation_positions=self.sim.arm_positions.copy(),
-        )
+        positions = self.sim.arm_positions.copy()
+        chunk = ActionChunk.for_robot(self.robot, step, self.sim.time_ns, goal.instruction(), data, positions)
         self.arm.take(chunk)
-        for _ in range(round(action.period_s / self.arm.tick_s)):
+        for _ in range(round(self.robot.action.period_s / self.arm.tick_s)):
             self.arm.tick()
 
 
