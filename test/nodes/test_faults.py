@@ -32,7 +32,7 @@ def rig(bench: Any, robot: RobotFile) -> ControllerRig:
 
 
 def sharp(bench: Any, robot: RobotFile, *watchdogs: str, **parameters: Any) -> ControllerRig:
-    """The same, with these watchdogs far sharper than the others: whatever else is slow, this one stops the arm.
+    """The same, with these watchdogs far sharper than the others, so that one of them stops the arm.
 
     Not as sharp as by default, where a machine that pauses for 0.3 s would be the fault itself.
     """

@@ -9,6 +9,7 @@ from typing import Any
 class StandInPolicy:
     """Fits every robot, takes every instruction, sees with both brains whenever it acts."""
 
+    name = "stand-in"
     left_period_s = 0.0
     left_age_s = 0.0
     guidance = 1.0

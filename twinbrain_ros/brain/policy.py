@@ -24,6 +24,7 @@ from twinbrain_ros.brain.config import (
     TwinBrainConfig,
 )
 from twinbrain_ros.brain.engine import Size, TwinEngine, View, view_of
+from twinbrain_ros.brain.fingerprint import checkpoint_name
 from twinbrain_ros.brain.prompt import (
     Prompt,
     PromptBatch,
@@ -49,6 +50,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class TwinBrainPolicy:
     """Weights, tokenizer and statistics together. Not thread-safe: one caller at a time.
 
+    name: which checkpoint it is (`brain/fingerprint.py`), "" if it came from none.
     guidance: most that a chunk is drawn to a guide in one step of the flow (`brain/realtime.py`).
     left_period_s: the left brain runs again only when what it remembers is this old [s], or the instruction
     is a new one; 0 runs it for every chunk. The right brain always sees the newest images.
@@ -62,6 +64,7 @@ class TwinBrainPolicy:
         self.model = (model if device is None else model.to(device)).eval()
         self.device = next(model.parameters()).device
         self.engine = TwinEngine(self.model, graphs)
+        self.name = ""
         self.left_period_s = 0.0
         self.guidance = MOST_GUIDANCE
         self.left_age_s = 0.0  # how much older the left brain's images were than the last chunk's [s]
@@ -372,7 +375,9 @@ class TwinBrainPolicy:
         if dtype not in DTYPES:
             raise CheckpointError(f"dtype: found {dtype!r}, expected one of {sorted(DTYPES)}")
         model = checkpoint.load_model(directory, config, place, DTYPES[dtype])
-        return cls(model, checkpoint.load_tokenizer(directory))
+        policy = cls(model, checkpoint.load_tokenizer(directory))
+        policy.name = checkpoint_name(directory)
+        return policy
 
 
 def _units(statistics: Normalizer | None, device: torch.device) -> Units | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,6 +44,7 @@ class Observation:
 
     Attributes:
         stamp_ns: the oldest stamp among the cameras: nothing the policy sees is older than this says.
+        image_stamps_ns, joint_stamp_ns: of the parts; with them `FrameBuilder.rebuild` builds it again.
         images: per camera [H, W, 3] uint8 RGB.
         arm_positions: [J] measured arm joints in robot-file order [rad].
         gripper_opening: 0 closed to 1 open.
@@ -55,6 +56,8 @@ class Observation:
     arm_positions: NDArray[np.float64]
     gripper_opening: float
     state: NDArray[np.float64]
+    image_stamps_ns: dict[str, int]
+    joint_stamp_ns: int
 
 
 class Problem(enum.Enum):
@@ -174,14 +177,34 @@ class FrameBuilder:
         problem = self._age(chosen, stamp_ns, now_ns) or self._skew(chosen, stamp_ns, joints)
         if problem is not None:
             return problem
+        return self._assemble(chosen, joints)
+
+    def rebuild(self, image_stamps_ns: Mapping[str, int], joint_stamp_ns: int) -> Observation | NotReady:
+        """The observation that was built from exactly these messages, or which of them is not there."""
+        chosen: dict[str, _Image] = {}
+        for name, stream in self._images.items():
+            image = _stamped(stream, image_stamps_ns.get(name))
+            if image is None:
+                message = f"there is no image of camera {name!r} of stamp {image_stamps_ns.get(name)}"
+                return NotReady(Problem.MISSING, name, message)
+            chosen[name] = image
+        joints = _stamped(self._joints, joint_stamp_ns)
+        if joints is None:
+            message = f"there are no joint states of stamp {joint_stamp_ns}"
+            return NotReady(Problem.MISSING, "joint_states", message)
+        return self._assemble(chosen, joints)
+
+    def _assemble(self, chosen: dict[str, _Image], joints: _Joints) -> Observation:
         opening = float(self._robot.gripper.opening(joints.finger_m))
         position, rotation = self._kinematics.forward(joints.arm)
         return Observation(
-            stamp_ns=stamp_ns,
+            stamp_ns=min(image.stamp_ns for image in chosen.values()),
             images={name: image.pixels for name, image in chosen.items()},
             arm_positions=joints.arm,
             gripper_opening=opening,
             state=tool_state(position, rotation, opening),
+            image_stamps_ns={name: image.stamp_ns for name, image in chosen.items()},
+            joint_stamp_ns=joints.stamp_ns,
         )
 
     def look(self, cameras: Sequence[str], now_ns: int) -> Look | NotReady:
@@ -230,6 +253,11 @@ class FrameBuilder:
             message = f"camera {oldest!r} is stamped {-age_s:.3f} s in the future: do the clocks agree?"
             return NotReady(Problem.FUTURE, oldest, message)
         return None
+
+
+def _stamped(stream: deque[_Stamped], stamp_ns: int | None) -> _Stamped | None:
+    """The entry of exactly this stamp, None if there is none."""
+    return next((entry for entry in stream if entry.stamp_ns == stamp_ns), None)
 
 
 def _nearest(stream: deque[_Stamped], stamp_ns: int) -> _Stamped:

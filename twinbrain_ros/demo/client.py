@@ -17,7 +17,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from twinbrain_ros.demo.scene import scene_from_message, stamp_ns
+from twinbrain_ros.data.messages import from_time
+from twinbrain_ros.demo.scene import scene_from_message
 from twinbrain_ros.evaluation.results import Ticks
 from twinbrain_ros.evaluation.tally import OUTCOMES, ChunkTally
 from twinbrain_ros.msg import ActionChunk, ChunkStatus, ControlMode
@@ -99,8 +100,8 @@ class LoopClient:
         self.tally.on_status(
             OUTCOMES[message.outcome],
             message.reason,
-            stamp_ns(message.observation_stamp),
-            stamp_ns(message.first_command_stamp),
+            from_time(message.observation_stamp),
+            from_time(message.first_command_stamp),
         )
 
     def _control_mode(self, message: ControlMode) -> None:
@@ -120,7 +121,7 @@ class LoopClient:
             self._on_scene(self.scene)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        stamp = stamp_ns(message.header.stamp)
+        stamp = from_time(message.header.stamp)
         for status in message.status:
             self._diagnostics[status.name] = status
             self._counters.update({pair.key: (stamp, pair.value) for pair in status.values})

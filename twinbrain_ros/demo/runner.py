@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from twinbrain_ros.data.frames import FrameError, image_from_buffer
+from twinbrain_ros.data.frames import FrameError
+from twinbrain_ros.data.messages import from_time, image_from_message
 from twinbrain_ros.demo.client import LoopError
 from twinbrain_ros.demo.loop import Loop
 from twinbrain_ros.demo.plan import EpisodePlan
-from twinbrain_ros.demo.scene import stamp_ns
 from twinbrain_ros.evaluation.records import EpisodeRecord
 from twinbrain_ros.evaluation.results import RunResults
 from twinbrain_ros.evaluation.sheet import Filmstrip
@@ -148,7 +148,7 @@ class EpisodeRunner:
         """Publish the instruction; wait for a chunk that follows it and was predicted from the new scene."""
         client = self._client
         scene = client.scene_message
-        drawn_ns = stamp_ns(scene.header.stamp) if scene is not None else 0
+        drawn_ns = from_time(scene.header.stamp) if scene is not None else 0
         client.instruct(text)
 
         def chunk_is_new() -> bool:
@@ -156,7 +156,7 @@ class EpisodeRunner:
             return (
                 chunk is not None
                 and chunk.instruction == text
-                and stamp_ns(chunk.observation_stamp) >= drawn_ns
+                and from_time(chunk.observation_stamp) >= drawn_ns
             )
 
         if not client.spin_until(chunk_is_new, FIRST_CHUNK_TIMEOUT_S):
@@ -173,14 +173,7 @@ class EpisodeRunner:
         if last_s is not None and now_s - last_s < CAPTURE_INTERVAL_S:
             return
         try:
-            image = image_from_buffer(
-                message.data,
-                message.width,
-                message.height,
-                message.step,
-                message.encoding,
-                self._cameras[camera],
-            )
+            image = image_from_message(message, self._cameras[camera])
         except FrameError:
             return  # the policy node reports it; the sheet just lacks it
         self._last_capture[camera] = now_s

@@ -6,15 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twinbrain_ros.data.messages import from_time
 from twinbrain_ros.sim.state import ObjectState, SceneState
 
 if TYPE_CHECKING:
     from twinbrain_ros.msg import SceneState as SceneStateMessage
-
-
-def stamp_ns(stamp: Any) -> int:
-    """A builtin_interfaces/Time as nanoseconds."""
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def scene_from_message(message: SceneStateMessage) -> SceneState:
@@ -32,7 +28,7 @@ def scene_from_message(message: SceneStateMessage) -> SceneState:
     )
     tool_position, tool_rotation = _pose(message.tool_pose)
     return SceneState(
-        time_ns=stamp_ns(message.header.stamp),
+        time_ns=from_time(message.header.stamp),
         tool_position=tool_position,
         tool_rotation=tool_rotation,
         gripper_opening=float(message.gripper_opening),

@@ -13,6 +13,10 @@ from sensor_msgs.msg import Image
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from twinbrain_ros.control.modes import Intervention, ModeChange
+
+# The way back is needed without ROS too: bags are read with it.
+from twinbrain_ros.data.messages import chunk_from_message as chunk_from_message
+from twinbrain_ros.data.messages import from_time as from_time
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.msg import ControlMode
 from twinbrain_ros.msg import Intervention as InterventionMessage
@@ -25,11 +29,6 @@ NS_PER_S = 1_000_000_000
 def to_time(stamp_ns: int) -> Time:
     """Nanoseconds as builtin_interfaces/Time."""
     return Time(sec=stamp_ns // NS_PER_S, nanosec=stamp_ns % NS_PER_S)
-
-
-def from_time(stamp: Time) -> int:
-    """builtin_interfaces/Time as nanoseconds."""
-    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
 
 
 def image_message(pixels: NDArray[np.uint8], camera: Camera, stamp_ns: int) -> Image:
@@ -99,50 +98,12 @@ def chunk_message(chunk: ActionChunk, robot: RobotFile, now_ns: int) -> ActionCh
         left_age_s=chunk.left_age_s,
         guide_sequence=chunk.guide_sequence,
         guide_frozen=chunk.guide_frozen,
+        image_stamps=[to_time(stamp_ns) for stamp_ns in chunk.image_stamps_ns],
+        joint_stamp=to_time(chunk.joint_stamp_ns),
     )
     message.header.stamp = to_time(now_ns)
     message.header.frame_id = robot.base_frame
     return message
-
-
-def chunk_from_message(message: ActionChunkMessage, robot: RobotFile) -> ActionChunk:
-    """The chunk in a message; `ActionChunk.validate` then holds it against the robot file.
-
-    Raises:
-        ValueError: the message contradicts itself, or lacks an arm joint of the observation.
-    """
-    steps, names = int(message.steps), tuple(message.names)
-    if len(message.data) != steps * len(names):
-        wanted = f"{steps} steps x {len(names)} names = {steps * len(names)}"
-        raise ValueError(f"data has {len(message.data)} values, expected {wanted}")
-    joints = list(message.observation_joint_names)
-    if len(message.observation_joint_positions) != len(joints):
-        raise ValueError(
-            f"observation_joint_positions has {len(message.observation_joint_positions)} values, expected "
-            f"{len(joints)}, one for each of observation_joint_names"
-        )
-    missing = [name for name in robot.arm_joints if name not in joints]
-    if missing:
-        raise ValueError(f"observation_joint_names is {joints}, expected {missing} among them")
-    positions = np.asarray(message.observation_joint_positions, dtype=np.float64)
-    return ActionChunk(
-        sequence=int(message.sequence),
-        observation_ns=from_time(message.observation_stamp),
-        due_ns=from_time(message.due),
-        period_s=float(message.period_s),
-        instruction=message.instruction,
-        robot=message.robot,
-        action_space=message.action_space,
-        composition=message.composition,
-        names=names,
-        data=np.asarray(message.data, dtype=np.float64).reshape(steps, len(names)),
-        observation_positions=positions[[joints.index(name) for name in robot.arm_joints]],
-        noise_seed=int(message.noise_seed),
-        inference_time_s=float(message.inference_time_s),
-        left_age_s=float(message.left_age_s),
-        guide_sequence=int(message.guide_sequence),
-        guide_frozen=int(message.guide_frozen),
-    )
 
 
 def trajectory_message(

@@ -29,10 +29,10 @@ from twinbrain_ros.data.frames import (
     NotReady,
     Observation,
     Problem,
-    image_from_buffer,
     joints_from_names,
 )
 from twinbrain_ros.data.frozen import FrozenCameras
+from twinbrain_ros.data.messages import image_from_message
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.msg import ChunkStatus, PolicyStatus
 from twinbrain_ros.nodes import convert, qos
@@ -170,9 +170,7 @@ class PolicyNode(TwinBrainNode):
         if self._frames is None:
             return
         try:
-            image = image_from_buffer(
-                message.data, message.width, message.height, message.step, message.encoding, camera
-            )
+            image = image_from_message(message, camera)
             stamp_ns = convert.from_time(message.header.stamp)
             self._frames.add_image(camera.name, stamp_ns, image)
             self._frozen.add_image(camera.name, stamp_ns, image)
@@ -279,6 +277,8 @@ class PolicyNode(TwinBrainNode):
             left_age_s=answer.left_age_s,
             guide_sequence=request.guide_sequence,
             guide_frozen=request.guide.frozen if request.guide is not None else 0,
+            image_stamps_ns=tuple(seen.image_stamps_ns[camera.name] for camera in self.robot.cameras),
+            joint_stamp_ns=seen.joint_stamp_ns,
         )
         try:
             chunk.validate(self.robot)
@@ -308,7 +308,9 @@ class PolicyNode(TwinBrainNode):
     def _beat(self) -> None:
         assert self._frames is not None
         result = self._frames.build(self.now_ns())
-        message = PolicyStatus(problem=self._problem(result), busy_s=self._worker_busy_s())
+        message = PolicyStatus(
+            problem=self._problem(result), busy_s=self._worker_busy_s(), policy=self._policy_name()
+        )
         message.header.stamp = self.get_clock().now().to_msg()
         if not isinstance(result, NotReady):
             message.observation_stamp = convert.to_time(result.stamp_ns)
@@ -319,6 +321,9 @@ class PolicyNode(TwinBrainNode):
         if isinstance(result, NotReady):
             return result.message
         return self._frozen.problem() or ("" if self._instruction else "there is no instruction")
+
+    def _policy_name(self) -> str:
+        return self._policy.name if self._policy is not None else ""
 
     def _worker_busy_s(self) -> float:
         return self._worker.busy_s() if self._worker is not None else 0.0

@@ -26,11 +26,13 @@ class Policy(Protocol):
     """What the policy node needs of a policy; `brain.policy.TwinBrainPolicy` is one.
 
     Attributes:
+        name: which weights these are, for the record.
         left_period_s: how old what the left brain remembers may be [s]; 0 runs it for every chunk.
         guidance: most that a chunk is drawn to its guide in one step of the flow.
         left_age_s: how much older than the last chunk's observation that was [s].
     """
 
+    name: str
     left_period_s: float
     guidance: float
     left_age_s: float

@@ -33,6 +33,7 @@ class ActionChunk:
         left_age_s: how much older than the observation was what the left brain remembers [s].
         guide_sequence, guide_frozen: the chunk that this one was made to agree with, 0: none; and how many
             steps were frozen (`Guide`).
+        image_stamps_ns, joint_stamp_ns: of what the observation was built from, cameras in robot-file order.
     """
 
     sequence: int
@@ -51,6 +52,8 @@ class ActionChunk:
     left_age_s: float = 0.0
     guide_sequence: int = 0
     guide_frozen: int = 0
+    image_stamps_ns: tuple[int, ...] = ()
+    joint_stamp_ns: int = 0
 
     @classmethod
     def for_robot(

@@ -1,0 +1,178 @@
+"""Writes a rosbag2 directory (mcap) from serialized messages; a cut loses no more than the last moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import McapWriter
+
+from twinbrain_ros.data.definitions import definition, type_hash
+
+# The version of metadata.yaml that ROS 2 Iron and later read and write.
+BAG_VERSION: Literal[9] = 9
+# Where what is known of an episode is kept: in metadata.yaml's custom_data under this key and, until the bag
+# is closed, in this file beside it.
+INFO_KEY = "twinbrain"
+UNFINISHED = "recording.json"
+_FOREVER = QosTime(9223372036, 854775807)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic to be recorded.
+
+    Attributes:
+        name: with its namespace, from the root.
+        type: such as `sensor_msgs/msg/Image`.
+        latched: whoever comes late gets the last message (transient local).
+        reliable: as it was offered, for `ros2 bag play` to offer it again.
+        depth: of the offered history.
+    """
+
+    name: str
+    type: str
+    latched: bool = False
+    reliable: bool = True
+    depth: int = 10
+
+    def qos(self) -> Qos:
+        """The offered quality of service, as a bag states it."""
+        return Qos(
+            QosHistory.KEEP_LAST,
+            self.depth,
+            QosReliability.RELIABLE if self.reliable else QosReliability.BEST_EFFORT,
+            QosDurability.TRANSIENT_LOCAL if self.latched else QosDurability.VOLATILE,
+            _FOREVER,
+            _FOREVER,
+            QosLiveliness.AUTOMATIC,
+            _FOREVER,
+            False,
+        )
+
+
+@dataclass
+class BagWriter:
+    """One bag. Not thread-safe.
+
+    Every `flush` ends an mcap chunk and waits until it is on the disk: what was written before it survives
+    whatever happens to this process or to the machine.
+
+    Args:
+        path: of the bag, a directory that must not exist yet.
+        info: what is known of the episode at its start.
+    Raises:
+        OSError, rosbags.rosbag2.WriterError: it cannot be made.
+    """
+
+    path: Path
+    info: Mapping[str, Any]
+    bytes_written: int = 0
+    written: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._bag = Writer(self.path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
+        self._bag.open()
+        self._connections: dict[str, Connection] = {}
+        self._pending = False
+        _write_synced(self.path / UNFINISHED, json.dumps(self.info, indent=1))
+        _sync_directory(self.path)
+        _sync_directory(self.path.parent)
+
+    @property
+    def _storage(self) -> McapWriter:
+        storage = self._bag.storage
+        assert isinstance(storage, McapWriter)
+        return storage
+
+    def write(self, topic: Topic, log_ns: int, data: bytes) -> None:
+        """Adds a message.
+
+        Args:
+            log_ns: when it was received [ns].
+            data: serialized (CDR), as it came.
+        Raises:
+            DefinitionError: the topic's type is not installed; nothing is written.
+            OSError: the disk does not take it.
+        """
+        connection = self._connections.get(topic.name)
+        if connection is None:
+            connection = self._bag.add_connection(
+                topic.name,
+                topic.type,
+                msgdef=definition(topic.type),
+                rihs01=type_hash(topic.type) or "unknown",
+                offered_qos_profiles=[topic.qos()],
+            )
+            self._connections[topic.name] = connection
+        self._bag.write(connection, log_ns, data)
+        self._pending = True
+        self.bytes_written += len(data)
+        self.written[topic.name] = self.written.get(topic.name, 0) + 1
+
+    def flush(self) -> None:
+        """Puts everything so far on the disk. Raises OSError if the disk does not take it."""
+        if not self._pending:
+            return
+        storage = self._storage
+        if storage.chunk.msgs:
+            storage.close_chunk()
+        storage.bio.flush()
+        os.fsync(storage.bio.fileno())
+        self._pending = False
+
+    def close(self, info: Mapping[str, Any]) -> None:
+        """Ends the bag: index and metadata.yaml.
+
+        Args:
+            info: what is known of the episode now, in place of what was at its start.
+        Raises:
+            OSError: the disk does not take it; what was flushed stays readable.
+        """
+        self.flush()
+        self._bag.set_custom_data(INFO_KEY, json.dumps(info))
+        self._bag.close()
+        _sync(self.path / f"{self.path.name}.mcap")
+        _sync(self.path / "metadata.yaml")
+        (self.path / UNFINISHED).unlink()
+        _sync_directory(self.path)
+
+    def abort(self) -> None:
+        """Leaves the bag as it is, as a killed process would."""
+        with suppress(OSError):
+            self._bag.abort()
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
