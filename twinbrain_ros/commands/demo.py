@@ -96,6 +96,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="hold every chunk back until it is so late [s], as on a slower machine (default: %(default)g)",
     )  # fmt: skip
     add(
+        "--record", type=Path, metavar="DIR",
+        help="record every episode as a bag in this directory, labelled with the simulator's truth (default: "
+        "no bags)",
+    )  # fmt: skip
+    add(
         "--log-dir", type=Path, metavar="DIR",
         help="keep the nodes' output in this directory (default: a temporary one, kept on errors)",
     )  # fmt: skip
@@ -122,6 +127,8 @@ def _run(args: argparse.Namespace) -> int:
     for path in (args.json, args.sheet):
         if path is not None:
             _check_writable(path)
+    if args.record is not None:
+        _check_bags(args.record, plans)
     # Before rclpy is imported, here and in the nodes.
     os.environ.update(local_ros_environment(os.environ))
     signal.signal(signal.SIGTERM, interrupt)
@@ -140,6 +147,7 @@ def _run(args: argparse.Namespace) -> int:
         strategy=args.strategy,
         delay_s=args.inject_delay,
         seed=args.seed,
+        record=args.record,
     )
     films = SHEET_EPISODES if args.sheet is not None else 0
     code = run_episodes(settings, plans, args.max_seconds, films, recording)
@@ -194,6 +202,13 @@ def _check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise CommandError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _check_bags(directory: Path, plans: list[EpisodePlan]) -> None:
+    """Bags are never overwritten: find out before the episodes that one is there already."""
+    for plan in plans:
+        if (directory / plan.bag).exists():
+            raise CommandError(f"--record {directory}: {plan.bag} is there already, expected a new directory")
 
 
 def _context(args: argparse.Namespace, robot: RobotFile, checkpoint: Path) -> dict[str, Any]:

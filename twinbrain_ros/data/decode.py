@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
+
+Buffer = bytes | bytearray | memoryview | NDArray[np.uint8] | Sequence[int]
 
 # Bytes per pixel, and which of them are red, green and blue.
 _CHANNELS: dict[str, tuple[int, list[int]]] = {
@@ -34,7 +37,7 @@ class FrameError(ValueError):
 
 
 def image_from_buffer(
-    data: bytes | bytearray | memoryview | NDArray[np.uint8] | Sequence[int],
+    data: Buffer,
     width: int,
     height: int,
     step: int,
@@ -61,16 +64,57 @@ def image_from_buffer(
         raise FrameError(camera.name, "width", f"{width} pixels", f"{camera.width}")
     if height != camera.height:
         raise FrameError(camera.name, "height", f"{height} pixels", f"{camera.height}")
-    depth, order = _CHANNELS[encoding]
+    pixels = _pixels(camera.name, data, width, height, step, encoding)
+    return np.ascontiguousarray(pixels if encoding == "rgb8" else pixels[..., _CHANNELS[encoding][1]])
+
+
+def _pixels(
+    stream: str, data: Buffer, width: int, height: int, step: int, encoding: str
+) -> NDArray[np.uint8]:
+    """[H, W, channels] as they are encoded, a view of `data`."""
+    depth, _ = _CHANNELS[encoding]
     if step < width * depth:
-        raise FrameError(camera.name, "step", f"{step} bytes", f"at least {width * depth} for {encoding}")
+        raise FrameError(stream, "step", f"{step} bytes", f"at least {width * depth} for {encoding}")
     buffer = memoryview(data)  # type: ignore[arg-type]  # array.array has no common type with the others
     if buffer.nbytes != step * height:
         raise FrameError(
-            camera.name, "length of data", f"{buffer.nbytes} bytes", f"step x height = {step * height}"
+            stream, "length of data", f"{buffer.nbytes} bytes", f"step x height = {step * height}"
         )
-    pixels: NDArray[np.uint8] = np.ndarray((height, width, depth), np.uint8, buffer, strides=(step, depth, 1))
-    return np.ascontiguousarray(pixels if encoding == "rgb8" else pixels[..., order])
+    return np.ndarray((height, width, depth), np.uint8, buffer, strides=(step, depth, 1))
+
+
+def to_bgr(data: Buffer, width: int, height: int, step: int, encoding: str) -> NDArray[np.uint8]:
+    """Pixels of a sensor_msgs/Image as OpenCV compresses them: [H, W] grey, or [H, W, 3 or 4] BGR(A) uint8.
+
+    Raises:
+        FrameError: the fields contradict each other, or the encoding is none of those of robot files.
+    """
+    if encoding not in _CHANNELS:
+        raise FrameError("image", "encoding", repr(encoding), f"one of {sorted(_CHANNELS)}")
+    pixels = _pixels("image", data, width, height, step, encoding)
+    if encoding == "mono8":
+        return np.ascontiguousarray(pixels[..., 0])
+    if encoding in ("bgr8", "bgra8"):
+        return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
+
+
+def image_from_compressed(data: Buffer, camera: Camera) -> NDArray[np.uint8]:
+    """Pixels [H, W, 3] uint8 RGB of a sensor_msgs/CompressedImage (JPEG, PNG).
+
+    PNG gives exactly what `image_from_buffer` gives of the raw image.
+
+    Raises:
+        FrameError: it cannot be decoded, or is not as large as the robot file says.
+    """
+    packed = np.frombuffer(memoryview(data), np.uint8)  # type: ignore[arg-type]  # as above
+    decoded = cv2.imdecode(packed, cv2.IMREAD_COLOR) if packed.size else None
+    if decoded is None:
+        raise FrameError(camera.name, "data", f"{packed.size} bytes that no image is", "JPEG or PNG")
+    expected = (camera.height, camera.width)
+    if decoded.shape[:2] != expected:
+        raise FrameError(camera.name, "height, width", str(decoded.shape[:2]), f"{expected} pixels")
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 def joints_from_names(

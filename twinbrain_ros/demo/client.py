@@ -17,6 +17,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from twinbrain_ros.data.episode_info import FAILURE, SUCCESS
 from twinbrain_ros.data.messages import from_time
 from twinbrain_ros.demo.scene import scene_from_message
 from twinbrain_ros.evaluation.results import Ticks
@@ -26,7 +27,7 @@ from twinbrain_ros.msg import SceneState as SceneStateMessage
 from twinbrain_ros.nodes import qos
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.sim.state import SceneState
-from twinbrain_ros.srv import ResetScene, SetMode
+from twinbrain_ros.srv import LabelEpisode, ResetScene, SetMode, StartEpisode
 
 # How long one wait for messages may last before the processes are looked at again [s].
 TICK_S = 0.05
@@ -78,6 +79,9 @@ class LoopClient:
         self._reset: Any = self.node.create_client(ResetScene, "reset_scene")
         self._mode: Any = self.node.create_client(SetMode, "set_mode")
         self._release: Any = self.node.create_client(Trigger, "reset")
+        self._start: Any = self.node.create_client(StartEpisode, "episode/start")
+        self._label: Any = self.node.create_client(LabelEpisode, "episode/label")
+        self._stop: Any = self.node.create_client(Trigger, "episode/stop")
         self._lifecycle: dict[str, Any] = {}
 
     def __enter__(self) -> LoopClient:
@@ -264,6 +268,24 @@ class LoopClient:
 
         if not self.spin_until(in_force, CALL_TIMEOUT_S):
             raise LoopError(f"set_mode({mode}): {refusal}")
+
+    def start_episode(self, name: str, task: str, seed: int) -> None:
+        """Begin to record an episode; raises LoopError if the recorder refuses."""
+        self._ask(self._start, StartEpisode.Request(name=name, task=task, seed=seed))
+
+    def label_episode(self, success: bool, text: str) -> None:
+        """Say what the simulator's truth says of the episode; raises LoopError if the recorder refuses."""
+        outcome = SUCCESS if success else FAILURE
+        self._ask(self._label, LabelEpisode.Request(outcome=outcome, text=text, source="simulator"))
+
+    def stop_episode(self) -> None:
+        """End the recording of the episode; raises LoopError if it is not whole."""
+        self._ask(self._stop, Trigger.Request())
+
+    def _ask(self, client: Any, request: Any) -> None:
+        answer = self._call(client, request, CALL_TIMEOUT_S)
+        if not answer.success:
+            raise LoopError(f"service {client.srv_name}: {answer.message}")
 
     def instruct(self, text: str) -> None:
         """Publish an instruction."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,8 @@ from twinbrain_ros.demo.processes import NodeGroup, node_command
 from twinbrain_ros.evaluation.results import FrameCounts
 from twinbrain_ros.robot.robot_file import RobotFile
 
-# In the order they are brought up: who listens comes before who speaks.
 NODES = ("policy_node", "controller_node", "sim_node")
-SIM = "sim_node"
+SIM, RECORDER = "sim_node", "recorder_node"
 
 # Loading PyTorch and a checkpoint on a busy two-core machine is what takes long.
 CONFIGURE_TIMEOUT_S = 120.0
@@ -42,9 +41,13 @@ _DEACTIVATE = (Transition.TRANSITION_DEACTIVATE, "deactivate", ACTIVATE_TIMEOUT_
 class Loop:
     """The running nodes, by way of the client that talks to them."""
 
-    def __init__(self, robot: RobotFile, client: LoopClient) -> None:
+    def __init__(
+        self, robot: RobotFile, client: LoopClient, nodes: Sequence[str] = NODES, records: bool = False
+    ) -> None:
         self.robot = robot
         self.client = client
+        self.records = records
+        self._nodes = nodes
         self._baseline: dict[str, dict[str, int]] | None = None
 
     def bring_up(self) -> None:
@@ -53,9 +56,9 @@ class Loop:
         Raises:
             LoopError: a node refuses, or the policy gives no chunk.
         """
-        for node in NODES:
+        for node in self._nodes:
             self.client.change_state(node, *_CONFIGURE)
-        for node in NODES:
+        for node in self._nodes:
             self.client.change_state(node, *_ACTIVATE)
         first_instruction = self.client.reset_scene(0, "pick")
         self.client.instruct(first_instruction)
@@ -132,6 +135,7 @@ class LoopSettings:
         command_hz: of the controller; 0: the robot file's.
         seed: of the policy's noise.
         log_dir: where the nodes' output goes.
+        record: directory of the episodes' bags; None records nothing.
         modules: other Python modules to run as a node than `twinbrain_ros.nodes.<node>`.
     """
 
@@ -143,7 +147,13 @@ class LoopSettings:
     delay_s: float = 0.0
     command_hz: float = 0.0
     seed: int = 0
+    record: Path | None = None
     modules: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """In the order they are brought up: who listens comes before who speaks."""
+        return NODES if self.record is None else (RECORDER, *NODES)
 
     def command(self, node: str) -> list[str]:
         """The command line of a node."""
@@ -165,7 +175,8 @@ class LoopSettings:
                 **PATIENT_WATCHDOGS,
                 **steps,
             },
-            "sim_node": {},
+            SIM: {},
+            RECORDER: {"directory": self.record.resolve() if self.record else ""},
         }
         module = self.modules.get(node, f"twinbrain_ros.nodes.{node}")
         return node_command(module, node, {"robot": self.robot.path, "autostart": False, **own[node]})
@@ -178,7 +189,7 @@ def running_loop(settings: LoopSettings) -> Iterator[Loop]:
     The environment must have what `local_ros_environment` gives before this is entered.
     """
     with NodeGroup(settings.log_dir) as nodes:
-        for node in NODES:
+        for node in settings.nodes:
             nodes.start(node, settings.command(node), os.environ)
         with LoopClient(settings.robot, nodes.check) as client:
-            yield Loop(settings.robot, client)
+            yield Loop(settings.robot, client, settings.nodes, settings.record is not None)

@@ -27,6 +27,11 @@ class EpisodePlan:
     retarget: Goal | None = None
 
     @property
+    def bag(self) -> str:
+        """Name of its recording."""
+        return f"{self.goal.task}_{self.seed}"
+
+    @property
     def final_goal(self) -> Goal:
         """The goal that success is judged by."""
         return self.retarget or self.goal

@@ -110,6 +110,8 @@ class EpisodeRunner:
         self._instruct_and_wait(plan.goal.instruction())
         executed_before = client.tally.outcomes["executed"]
         episode = _Episode(plan.goal)
+        if self._loop.records:
+            client.start_episode(plan.bag, plan.goal.task, plan.seed)
         client.set_mode(ControlMode.AUTONOMY, f"episode {plan.index + 1}")
         self._started = time.monotonic()
         self._film, self._last_capture = film, {}
@@ -120,7 +122,11 @@ class EpisodeRunner:
             client.watch_scene(None)
             self._film = None
         duration_s = time.monotonic() - self._started
+        if self._loop.records:
+            client.label_episode(episode.success, "wrong object" if episode.wrong_object else "")
         client.set_mode(ControlMode.HOLD, f"episode {plan.index + 1} is over")
+        if self._loop.records:
+            client.stop_episode()
         return EpisodeRecord(
             index=plan.index,
             task=plan.goal.task,

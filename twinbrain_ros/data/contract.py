@@ -1,0 +1,74 @@
+"""Which topics tell of an episode, and their types: what the robot file names, and what belongs to it."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from twinbrain_ros.data.bag_writer import Topic
+from twinbrain_ros.robot.robot_file import Camera, RobotFile
+from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TeleopInput, TwistInput
+
+DRY_RUN = "dry_run/"
+DIAGNOSTICS = "/diagnostics"
+SCENE_STATE = "scene_state"
+COMPRESSED = "/compressed"
+
+IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+JOINT_STATE, TRAJECTORY = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory"
+STRING = "std_msgs/msg/String"
+
+_TELEOP: dict[type[TeleopInput], str] = {
+    JoyInput: "sensor_msgs/msg/Joy",
+    TwistInput: "geometry_msgs/msg/TwistStamped",
+    LeaderInput: JOINT_STATE,
+}
+_COMMANDS = {
+    "joint_trajectory": (TRAJECTORY, TRAJECTORY),
+    "xs_joint_group": (
+        "interbotix_xs_msgs/msg/JointGroupCommand",
+        "interbotix_xs_msgs/msg/JointSingleCommand",
+    ),
+}
+
+
+def info_topic(camera: Camera) -> str:
+    """Where a camera's calibration belongs: beside its images."""
+    return str(PurePosixPath(camera.topic).with_name("camera_info"))
+
+
+def in_namespace(namespace: str, topic: str) -> str:
+    """The full name of a topic; one that begins with a slash stays as it is."""
+    if topic.startswith("/"):
+        return topic
+    inner = namespace.strip("/")
+    return f"/{inner}/{topic}" if inner else f"/{topic}"
+
+
+def recorded_topics(robot: RobotFile, namespace: str = "") -> list[Topic]:
+    """Every topic of an arm's contract, in a namespace."""
+    names = robot.topics
+    arm, gripper = _COMMANDS[robot.command_interface]
+    relative = []
+    for camera in robot.cameras:
+        relative += [
+            Topic(camera.topic, IMAGE),
+            Topic(camera.topic + COMPRESSED, COMPRESSED_IMAGE),
+            Topic(info_topic(camera), "sensor_msgs/msg/CameraInfo"),
+        ]
+    relative += [
+        Topic(names.joint_states, JOINT_STATE),
+        Topic(names.instruction, STRING, latched=True),
+        Topic(names.action_chunk, "twinbrain_ros/msg/ActionChunk"),
+        Topic(names.chunk_status, "twinbrain_ros/msg/ChunkStatus"),
+        Topic(names.policy_status, "twinbrain_ros/msg/PolicyStatus"),
+        Topic(names.control_mode, "twinbrain_ros/msg/ControlMode", latched=True),
+        Topic(names.intervention, "twinbrain_ros/msg/Intervention"),
+        Topic(names.robot_description, STRING, latched=True),
+        *(Topic(prefix + names.arm_trajectory, arm) for prefix in ("", DRY_RUN)),
+        *(Topic(prefix + names.gripper_trajectory, gripper) for prefix in ("", DRY_RUN)),
+        *(Topic(entry.topic, _TELEOP[type(entry)]) for entry in robot.teleop),
+        Topic(SCENE_STATE, "twinbrain_ros/msg/SceneState"),
+        Topic(DIAGNOSTICS, "diagnostic_msgs/msg/DiagnosticArray"),
+    ]
+    full = {in_namespace(namespace, topic.name): topic for topic in relative}
+    return [Topic(name, topic.type, topic.latched) for name, topic in full.items()]

@@ -1,0 +1,247 @@
+"""A bag as the policy saw it: observations built from recorded messages as the live node builds them."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from twinbrain_ros.control.modes import Mode
+from twinbrain_ros.data.bag import Bag, BagError, Message
+from twinbrain_ros.data.contract import COMPRESSED, in_namespace
+from twinbrain_ros.data.decode import FrameError, image_from_compressed, joints_from_names
+from twinbrain_ros.data.episode_info import EpisodeInfo
+from twinbrain_ros.data.frames import FrameBuilder, NotReady, Observation
+from twinbrain_ros.data.messages import NS_PER_S, chunk_from_message, from_time, image_from_message
+from twinbrain_ros.data.problems import Problems
+from twinbrain_ros.robot.chunk import ActionChunk
+from twinbrain_ros.robot.kinematics import Kinematics
+from twinbrain_ros.robot.robot_file import Camera, RobotFile, load_robot
+
+
+@dataclass(frozen=True)
+class Moment:
+    """An observation from a bag, with what belongs to it.
+
+    Attributes:
+        observation: exactly what the live policy saw, or saw at this time at the latest.
+        log_ns: when its last part was received [ns].
+        instruction: that held then.
+        mode: who drove then.
+        chunk: that was made from it, None if none was.
+    """
+
+    observation: Observation
+    log_ns: int
+    instruction: str
+    mode: Mode
+    chunk: ActionChunk | None = None
+
+
+def robot_of(bag: Bag, given: str | None = None) -> RobotFile:
+    """The robot file of a bag: the given one, else the recorded one, else the shipped one its chunks name.
+
+    Raises:
+        BagError: the bag does not say; names what could be given.
+        RobotFileError: the recorded one is not valid.
+    """
+    if given is not None:
+        return load_robot(given)
+    info = EpisodeInfo.from_json(bag.info)
+    if info.robot_file:
+        return load_robot(_unpacked(info.robot_file, info.urdf))
+    for message in _of_type(bag, "twinbrain_ros/msg/ActionChunk"):
+        name = bag.decode(message).robot
+        try:
+            return load_robot(name)
+        except FileNotFoundError as error:
+            raise BagError(f"{bag.path}: made by a robot that is not known here: {error}") from error
+    raise BagError(f"{bag.path}: says nothing of its robot: name its robot file with --robot")
+
+
+def namespace_of(bag: Bag, robot: RobotFile) -> str:
+    """The namespace of an arm's topics in a bag: the recorded one, else the only one that has joint states.
+
+    Raises:
+        BagError: there are several.
+    """
+    info = EpisodeInfo.from_json(bag.info)
+    if info.robot:
+        return info.namespace
+    end = "/" + robot.topics.joint_states
+    leaders = {entry.topic for entry in robot.teleop}
+    found = [
+        name.removesuffix(end).strip("/")
+        for name in bag.topics
+        if name.endswith(end) and not any(name.endswith("/" + leader) for leader in leaders)
+    ]
+    if len(found) > 1:
+        raise BagError(f"{bag.path}: found arms in the namespaces {found}, expected one: give --namespace")
+    return found[0] if found else ""
+
+
+def _of_type(bag: Bag, kind: str) -> Iterator[Message]:
+    return bag.messages([name for name, topic in bag.topics.items() if topic.type == kind])
+
+
+@cache
+def _unpacked(robot_file: str, urdf: str) -> Path:
+    """Both as files, where they stay until the process ends."""
+    document = yaml.safe_load(robot_file)
+    name = str(document.get("name", "robot")) if isinstance(document, dict) else "robot"
+    relative = Path(str(document.get("urdf", ""))).name if isinstance(document, dict) else ""
+    digest = hashlib.sha256((robot_file + urdf).encode()).hexdigest()[:12]
+    directory = Path(tempfile.mkdtemp(prefix=f"twinbrain-{digest}-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    path = directory / f"{Path(name).name}.yaml"
+    # The texts say what they are about by themselves; only the folder is another one.
+    if isinstance(document, dict):
+        document["urdf"] = relative or "robot.urdf"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    (directory / (relative or "robot.urdf")).write_text(urdf, encoding="utf-8")
+    return path
+
+
+class RecordedFrames:
+    """Feeds a bag's cameras and joint states to the builder that the live node uses.
+
+    Attributes:
+        robot, namespace, info: of the bag.
+        problems: what could not be used.
+    """
+
+    def __init__(
+        self, bag: Bag, robot: RobotFile, kinematics: Kinematics, namespace: str | None = None
+    ) -> None:
+        """namespace: of the arm's topics; None takes the bag's (`namespace_of`)."""
+        self.bag, self.robot = bag, robot
+        self.info = EpisodeInfo.from_json(bag.info)
+        self.namespace = namespace_of(bag, robot) if namespace is None else namespace
+        self.problems = Problems()
+        self._builder = FrameBuilder(robot, kinematics)
+        self._cameras: dict[str, tuple[Camera, bool]] = {}
+        for camera in robot.cameras:
+            raw = self.topic(camera.topic)
+            packed = raw + COMPRESSED
+            # Raw where there are both: it is what the live policy has seen.
+            name = packed if self._count(packed) and not self._count(raw) else raw
+            self._cameras[name] = (camera, name == packed)
+        self._joints = self.topic(robot.topics.joint_states)
+        self._instruction = self.topic(robot.topics.instruction)
+        self._mode = self.topic(robot.topics.control_mode)
+        missing = [name for name in (*self._cameras, self._joints) if not self._count(name)]
+        for name in missing:
+            self.problems.add(f"missing/{name}", f"{name}: no messages in the bag")
+
+    def topic(self, relative: str) -> str:
+        """Full name of a topic of the robot file."""
+        return in_namespace(self.namespace, relative)
+
+    def _count(self, topic: str) -> int:
+        entry = self.bag.topics.get(topic)
+        return entry.count if entry else 0
+
+    def chunk_moments(self) -> Iterator[Moment]:
+        """One for each recorded chunk whose observation is in the bag, in the order of the observations.
+
+        Each is built from exactly the messages that the live one was built from.
+        """
+        waiting = deque(sorted(self._chunks(), key=lambda chunk: chunk.observation_ns))
+        newest: dict[str, int] = {}
+        for log_ns, stream, stamp_ns, instruction, mode in self._feed():
+            newest[stream] = stamp_ns
+            while waiting and self._all_there(waiting[0], newest):
+                moment = self._rebuilt(waiting.popleft(), log_ns, instruction, mode)
+                if moment is not None:
+                    yield moment
+        for chunk in waiting:
+            self.problems.add("unseen", f"chunk {chunk.sequence}: its observation is not in the bag")
+
+    def timed_moments(self, period_s: float) -> Iterator[Moment]:
+        """One every `period_s`, of the newest complete observation, as a live policy would have had it."""
+        last_ns = None
+        for log_ns, stream, _, instruction, mode in self._feed():
+            if stream == self._joints:
+                continue
+            seen = self._builder.build(log_ns)
+            if isinstance(seen, NotReady):
+                continue
+            if last_ns is None or not 0 <= seen.stamp_ns - last_ns < round(period_s * NS_PER_S):
+                last_ns = seen.stamp_ns
+                yield Moment(seen, log_ns, instruction, mode)
+
+    def _chunks(self) -> Iterator[ActionChunk]:
+        topic = self.topic(self.robot.topics.action_chunk)
+        for message in self.bag.messages([topic]):
+            try:
+                chunk = chunk_from_message(self.bag.decode(message), self.robot)
+                chunk.validate(self.robot)
+            except ValueError as error:
+                self.problems.add(f"chunk/{type(error).__name__}", f"{topic}: chunk not usable: {error}")
+                continue
+            if len(chunk.image_stamps_ns) != len(self.robot.cameras):
+                self.problems.add(
+                    "stamps",
+                    f"{topic}: a chunk names {len(chunk.image_stamps_ns)} image stamps, expected "
+                    f"{len(self.robot.cameras)}, one for each camera of the robot file",
+                )
+                continue
+            yield chunk
+
+    def _all_there(self, chunk: ActionChunk, newest: dict[str, int]) -> bool:
+        needed = {**dict(zip(self._cameras, chunk.image_stamps_ns, strict=True))}
+        needed[self._joints] = chunk.joint_stamp_ns
+        return all(newest.get(stream, -1) >= stamp_ns for stream, stamp_ns in needed.items())
+
+    def _rebuilt(self, chunk: ActionChunk, log_ns: int, instruction: str, mode: Mode) -> Moment | None:
+        names = [camera.name for camera, _ in self._cameras.values()]
+        stamps = dict(zip(names, chunk.image_stamps_ns, strict=True))
+        seen = self._builder.rebuild(stamps, chunk.joint_stamp_ns)
+        if isinstance(seen, NotReady):
+            self.problems.add(
+                f"rebuild/{seen.stream}",
+                f"chunk {chunk.sequence}: its observation is not whole: {seen.message}",
+            )
+            return None
+        return Moment(seen, log_ns, chunk.instruction, mode, chunk)
+
+    def _feed(self) -> Iterator[tuple[int, str, int, str, Mode]]:
+        """Adds message after message to the builder; after each camera or joint message gives when it was
+        received, its topic and stamp, the instruction and the mode."""
+        instruction, mode = "", Mode.HOLD
+        topics = [*self._cameras, self._joints, self._instruction, self._mode]
+        for message in self.bag.messages(topics):
+            try:
+                content = self.bag.decode(message)
+                if message.topic == self._instruction:
+                    instruction = content.data.strip()
+                elif message.topic == self._mode:
+                    mode = Mode(content.mode)
+                else:
+                    stamp_ns = self._add(message.topic, content)
+                    yield message.log_ns, message.topic, stamp_ns, instruction, mode
+            except FrameError as error:
+                self.problems.add(f"{error.stream}/{error.field}", f"{message.topic}: {error}")
+            except (BagError, AttributeError, ValueError) as error:
+                self.problems.add(f"{message.topic}/{type(error).__name__}", f"{message.topic}: {error}")
+
+    def _add(self, topic: str, content: Any) -> int:
+        stamp_ns = from_time(content.header.stamp)
+        if topic == self._joints:
+            positions = joints_from_names(content.name, content.position, self.robot)
+            self._builder.add_joints(stamp_ns, positions[:-1], float(positions[-1]))
+            return stamp_ns
+        camera, packed = self._cameras[topic]
+        image = image_from_compressed(content.data, camera) if packed else image_from_message(content, camera)
+        # Of a message it may be a view of bytes, which torch warns of.
+        self._builder.add_image(camera.name, stamp_ns, image if image.flags.writeable else image.copy())
+        return stamp_ns
