@@ -9,10 +9,21 @@ import traceback
 from collections.abc import Sequence
 
 from twinbrain_ros import __version__
-from twinbrain_ros.commands import ask, bench, demo, doctor, import_checkpoint, info, init, predict, train
+from twinbrain_ros.commands import (
+    ask,
+    bag,
+    bench,
+    demo,
+    doctor,
+    import_checkpoint,
+    info,
+    init,
+    predict,
+    train,
+)
 from twinbrain_ros.commands.common import INTERRUPTED, USAGE, CommandError
 
-COMMANDS = (demo, train, init, import_checkpoint, predict, ask, info, bench, doctor)
+COMMANDS = (demo, train, init, import_checkpoint, predict, ask, info, bag, bench, doctor)
 
 EXIT_CODES = """\
 exit codes: 0 done; 1 the work itself failed; 2 wrong input, named in one line on standard error; 130

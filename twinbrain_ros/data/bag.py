@@ -17,13 +17,14 @@ from mcap.records import Channel, Chunk, DataEnd, McapRecord, Schema
 from mcap.records import Message as McapMessage
 from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap_ros2.decoder import DecoderFactory
+from rosbags.interfaces import Connection, ConnectionExtRosbag2, QosDurability
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.errors import ReaderError
 
 from twinbrain_ros.data.bag_writer import INFO_KEY, UNFINISHED
 from twinbrain_ros.data.definitions import DefinitionError, definition
 
-METADATA = "metadata.yaml"
+METADATA, TRANSIENT_LOCAL = "metadata.yaml", "transient_local"
 STORAGES = ("*.mcap", "*.db3")
 # No record of ours is nearly as long; the length of a record that was torn may say anything.
 LONGEST_RECORD = 2**31
@@ -46,11 +47,18 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class BagTopic:
-    """What a bag says of a topic: its type, how many messages, and the type's text ("": not in the bag)."""
+    """What a bag says of a topic.
+
+    Attributes:
+        count: of its messages.
+        definition: the type's text, "" if it is not in the bag.
+        latched: whether it was offered to those who come late.
+    """
 
     type: str
     count: int
     definition: str = ""
+    latched: bool = False
 
 
 @dataclass
@@ -77,6 +85,11 @@ class Bag:
     @property
     def message_count(self) -> int:
         return sum(topic.count for topic in self.topics.values())
+
+    def count(self, topic: str) -> int:
+        """How many messages of a topic there are; 0 if it is not in the bag."""
+        entry = self.topics.get(topic)
+        return entry.count if entry else 0
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:
         """The messages of these topics, or of all, in the order of receipt; in bounded memory.
@@ -160,8 +173,8 @@ def _open_whole(path: Path) -> Bag:
     reader.open()
     try:
         topics = {
-            connection.topic: BagTopic(connection.msgtype, connection.msgcount, connection.msgdef.data)
-            for connection in reader.connections
+            entry.topic: BagTopic(entry.msgtype, entry.msgcount, entry.msgdef.data, _latched(entry))
+            for entry in reader.connections
         }
         custom = reader.storage.metadata.custom or {}
         info = _info(path, custom.get(INFO_KEY, "{}"))
@@ -184,25 +197,28 @@ def _open_whole(path: Path) -> Bag:
 def _open_torn(path: Path, file: Path) -> Bag:
     """A file without metadata: read from its beginning to where it ends, or is torn."""
     counts: Counter[str] = Counter()
-    channels: dict[str, tuple[str, str]] = {}
-    times: list[int] = []
+    start_ns, end_ns = 2**63, 0
     scan = Scan(file)
-    for topic, kind, text, message in scan:
+    for topic, _, message in scan:
         counts[topic] += 1
-        channels[topic] = (kind, text)
-        times = [
-            min(message.log_time, *times[:1] or [message.log_time]),
-            max(message.log_time, *times[1:] or [message.log_time]),
-        ]
+        start_ns, end_ns = min(start_ns, message.log_time), max(end_ns, message.log_time)
     if not scan.opened:
         raise BagError(f"{path}: nothing can be read: {scan.torn}")
-    topics = {topic: BagTopic(kind, counts[topic], text) for topic, (kind, text) in channels.items()}
+    topics = {
+        channel.topic: BagTopic(
+            schema.name if schema else "",
+            counts[channel.topic],
+            schema.data.decode() if schema else "",
+            TRANSIENT_LOCAL in channel.metadata.get("offered_qos_profiles", ""),
+        )
+        for channel, schema in scan.channels.values()
+    }
     unfinished = path / UNFINISHED
     info = _info(path, unfinished.read_text(encoding="utf-8")) if unfinished.is_file() else {}
-    start_ns, end_ns = times or (0, 0)
+    start_ns = start_ns if counts else 0
 
     def read(wanted: Collection[str]) -> Iterator[Message]:
-        for topic, kind, _, message in Scan(file):
+        for topic, kind, message in Scan(file):
             if topic in wanted:
                 yield Message(topic, kind, message.log_time, message.data)
 
@@ -210,48 +226,53 @@ def _open_torn(path: Path, file: Path) -> Bag:
 
 
 class Scan:
-    """Messages of an mcap file in the order of the file, with topic, type and its text.
+    """Messages of an mcap file in the order of the file, with topic and type.
 
     Attributes, once it has been gone through:
         opened: whether it is an mcap file at all.
+        channels: by number, each with its schema.
         torn: how the file ends before its end; "" if it does not.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self.opened = False
+        self.channels: dict[int, tuple[Channel, Schema | None]] = {}
         self.torn = ""
 
-    def __iter__(self) -> Iterator[tuple[str, str, str, McapMessage]]:
+    def __iter__(self) -> Iterator[tuple[str, str, McapMessage]]:
         schemas: dict[int, Schema] = {}
-        channels: dict[int, Channel] = {}
         for record in self._records():
             if isinstance(record, Schema):
                 schemas[record.id] = record
             elif isinstance(record, Channel):
-                channels[record.id] = record
-            elif isinstance(record, McapMessage) and record.channel_id in channels:
-                channel = channels[record.channel_id]
-                schema = schemas.get(channel.schema_id)
-                kind, text = (schema.name, schema.data.decode()) if schema else ("", "")
-                yield channel.topic, kind, text, record
+                self.channels[record.id] = (record, schemas.get(record.schema_id))
+            elif isinstance(record, McapMessage) and record.channel_id in self.channels:
+                channel, schema = self.channels[record.channel_id]
+                yield channel.topic, schema.name if schema else "", record
 
     def _records(self) -> Iterator[McapRecord]:
         size = self._file.stat().st_size
         with self._file.open("rb") as stream:
+            good = 0
             reader = StreamReader(stream, emit_chunks=True, record_size_limit=min(size, LONGEST_RECORD))
             try:
                 for record in reader.records:
-                    self.opened = True
+                    self.opened, good = True, stream.tell()
                     if isinstance(record, DataEnd):
                         # What follows is index only; a file torn there has lost none of its messages.
                         continue
                     yield from breakup_chunk(record, True) if isinstance(record, Chunk) else (record,)
             except TORN as error:
-                self.torn = (
-                    f"cut off after {stream.tell()} of its {size} bytes were read: "
-                    f"{type(error).__name__} {error}".strip()
-                )
+                reason = f"{type(error).__name__} {error}".strip()
+                self.torn = f"the last {size - good} of {size} bytes are not whole ({reason})"
+
+
+def _latched(connection: Connection) -> bool:
+    extension = connection.ext
+    return isinstance(extension, ConnectionExtRosbag2) and any(
+        entry.durability is QosDurability.TRANSIENT_LOCAL for entry in extension.offered_qos_profiles
+    )
 
 
 def _info(path: Path, text: str) -> Mapping[str, Any]:

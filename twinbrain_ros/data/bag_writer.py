@@ -43,6 +43,7 @@ class Topic:
         latched: whoever comes late gets the last message (transient local).
         reliable: as it was offered, for `ros2 bag play` to offer it again.
         depth: of the offered history.
+        definition: the type's text, "" to take it from the installed packages.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Topic:
     latched: bool = False
     reliable: bool = True
     depth: int = 10
+    definition: str = ""
 
     def qos(self) -> Qos:
         """The offered quality of service, as a bag states it."""
@@ -115,7 +117,7 @@ class BagWriter:
             connection = self._bag.add_connection(
                 topic.name,
                 topic.type,
-                msgdef=definition(topic.type),
+                msgdef=topic.definition or definition(topic.type),
                 rihs01=type_hash(topic.type) or "unknown",
                 offered_qos_profiles=[topic.qos()],
             )

@@ -13,7 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import Bag, BagError, Message
@@ -93,6 +95,32 @@ def _of_type(bag: Bag, kind: str) -> Iterator[Message]:
     return bag.messages([name for name, topic in bag.topics.items() if topic.type == kind])
 
 
+def camera_topics(bag: Bag, robot: RobotFile, namespace: str) -> dict[str, Camera]:
+    """The cameras of a robot, in its order, by the topic that has their images in a bag.
+
+    Raw images where there are both raw and compressed ones: they are what the live policy has seen.
+    """
+    cameras = {}
+    for camera in robot.cameras:
+        raw = in_namespace(namespace, camera.topic)
+        packed = raw + COMPRESSED
+        cameras[packed if bag.count(packed) and not bag.count(raw) else raw] = camera
+    return cameras
+
+
+def recorded_image(content: Any, topic: str, camera: Camera) -> NDArray[np.uint8]:
+    """Pixels [H, W, 3] uint8 RGB of a recorded image message, raw or compressed as its topic says.
+
+    Raises:
+        FrameError: it is not what the robot file says.
+    """
+    if topic.endswith(COMPRESSED):
+        return image_from_compressed(content.data, camera)
+    image = image_from_message(content, camera)
+    # A view of bytes, which torch would warn of.
+    return image if image.flags.writeable else image.copy()
+
+
 @cache
 def _unpacked(robot_file: str, urdf: str) -> Path:
     """Both as files, where they stay until the process ends."""
@@ -128,27 +156,17 @@ class RecordedFrames:
         self.namespace = namespace_of(bag, robot) if namespace is None else namespace
         self.problems = Problems()
         self._builder = FrameBuilder(robot, kinematics)
-        self._cameras: dict[str, tuple[Camera, bool]] = {}
-        for camera in robot.cameras:
-            raw = self.topic(camera.topic)
-            packed = raw + COMPRESSED
-            # Raw where there are both: it is what the live policy has seen.
-            name = packed if self._count(packed) and not self._count(raw) else raw
-            self._cameras[name] = (camera, name == packed)
+        self._cameras = camera_topics(bag, robot, self.namespace)
         self._joints = self.topic(robot.topics.joint_states)
         self._instruction = self.topic(robot.topics.instruction)
         self._mode = self.topic(robot.topics.control_mode)
-        missing = [name for name in (*self._cameras, self._joints) if not self._count(name)]
-        for name in missing:
-            self.problems.add(f"missing/{name}", f"{name}: no messages in the bag")
+        for name in (*self._cameras, self._joints):
+            if not bag.count(name):
+                self.problems.add(f"missing/{name}", f"{name}: no messages in the bag")
 
     def topic(self, relative: str) -> str:
         """Full name of a topic of the robot file."""
         return in_namespace(self.namespace, relative)
-
-    def _count(self, topic: str) -> int:
-        entry = self.bag.topics.get(topic)
-        return entry.count if entry else 0
 
     def chunk_moments(self) -> Iterator[Moment]:
         """One for each recorded chunk whose observation is in the bag, in the order of the observations.
@@ -203,7 +221,7 @@ class RecordedFrames:
         return all(newest.get(stream, -1) >= stamp_ns for stream, stamp_ns in needed.items())
 
     def _rebuilt(self, chunk: ActionChunk, log_ns: int, instruction: str, mode: Mode) -> Moment | None:
-        names = [camera.name for camera, _ in self._cameras.values()]
+        names = [camera.name for camera in self._cameras.values()]
         stamps = dict(zip(names, chunk.image_stamps_ns, strict=True))
         seen = self._builder.rebuild(stamps, chunk.joint_stamp_ns)
         if isinstance(seen, NotReady):
@@ -240,8 +258,6 @@ class RecordedFrames:
             positions = joints_from_names(content.name, content.position, self.robot)
             self._builder.add_joints(stamp_ns, positions[:-1], float(positions[-1]))
             return stamp_ns
-        camera, packed = self._cameras[topic]
-        image = image_from_compressed(content.data, camera) if packed else image_from_message(content, camera)
-        # Of a message it may be a view of bytes, which torch warns of.
-        self._builder.add_image(camera.name, stamp_ns, image if image.flags.writeable else image.copy())
+        camera = self._cameras[topic]
+        self._builder.add_image(camera.name, stamp_ns, recorded_image(content, topic, camera))
         return stamp_ns
