@@ -125,7 +125,10 @@ class Bag:
                 text = text or definition(kind)
             except DefinitionError as error:
                 raise BagError(f"{topic}: unknown message type {kind}: {error}") from error
-            decoder = DecoderFactory().decoder_for("cdr", Schema(1, text.encode(), "ros2msg", kind))
+            try:
+                decoder = DecoderFactory().decoder_for("cdr", Schema(1, text.encode(), "ros2msg", kind))
+            except Exception as error:  # its parser raises many kinds at a damaged text
+                raise BagError(f"{topic}: the definition of {kind} cannot be read: {error}") from error
             if decoder is None:
                 raise BagError(f"{topic}: message type {kind} cannot be decoded")
             self._decoders[kind] = decoder
@@ -208,7 +211,7 @@ def _open_torn(path: Path, file: Path) -> Bag:
         channel.topic: BagTopic(
             schema.name if schema else "",
             counts[channel.topic],
-            schema.data.decode() if schema else "",
+            schema.data.decode(errors="replace") if schema else "",
             TRANSIENT_LOCAL in channel.metadata.get("offered_qos_profiles", ""),
         )
         for channel, schema in scan.channels.values()
