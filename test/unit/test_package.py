@@ -35,7 +35,7 @@ def test_every_field_of_an_interface_is_documented(path: Path) -> None:
 def test_every_executable_that_colcon_installs_is_there() -> None:
     cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     programs = re.findall(r"^\s+(scripts/\w+)", cmake, flags=re.MULTILINE)
-    assert len(programs) == 4
+    assert len(programs) == 5
     for program in programs:
         assert (ROOT / program).stat().st_mode & 0o111, f"{program} is not executable"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,23 +42,26 @@ class Loop:
     """The running nodes, by way of the client that talks to them."""
 
     def __init__(
-        self, robot: RobotFile, client: LoopClient, nodes: Sequence[str] = NODES, records: bool = False
+        self, robot: RobotFile, client: LoopClient, pids: Mapping[str, int], records: bool = False
     ) -> None:
+        """pids: of the nodes' processes, by name, in the order they are to be brought up."""
         self.robot = robot
         self.client = client
+        self.pids = pids
         self.records = records
-        self._nodes = nodes
         self._baseline: dict[str, dict[str, int]] | None = None
 
-    def bring_up(self) -> None:
+    def bring_up(self, before_counting: Callable[[], None] = lambda: None) -> None:
         """Configure and activate all nodes, wait until the policy speaks, and start counting frames.
+
+        `before_counting` is called while the cameras are still, just before they start for good.
 
         Raises:
             LoopError: a node refuses, or the policy gives no chunk.
         """
-        for node in self._nodes:
+        for node in self.pids:
             self.client.change_state(node, *_CONFIGURE)
-        for node in self._nodes:
+        for node in self.pids:
             self.client.change_state(node, *_ACTIVATE)
         first_instruction = self.client.reset_scene(0, "pick")
         self.client.instruct(first_instruction)
@@ -68,6 +71,7 @@ class Loop:
         # Frames sent before the policy was discovered reached nobody. They are no loss, so counting starts at
         # a moment when nothing is on its way.
         self._baseline = self._settled_counts()
+        before_counting()
         self.client.change_state(SIM, *_ACTIVATE)
 
     def count_frames(self) -> FrameCounts:
@@ -189,7 +193,8 @@ def running_loop(settings: LoopSettings) -> Iterator[Loop]:
     The environment must have what `local_ros_environment` gives before this is entered.
     """
     with NodeGroup(settings.log_dir) as nodes:
-        for node in settings.nodes:
-            nodes.start(node, settings.command(node), os.environ)
+        pids = {
+            node: nodes.start(node, settings.command(node), os.environ).popen.pid for node in settings.nodes
+        }
         with LoopClient(settings.robot, nodes.check) as client:
-            yield Loop(settings.robot, client, settings.nodes, settings.record is not None)
+            yield Loop(settings.robot, client, pids, settings.record is not None)

@@ -50,7 +50,7 @@ def figures_of(
 
 
 class _Reading:
-    """What has been read of a bag so far. Series are by the time of receipt, the only clock that all share."""
+    """What has been read of a bag. Series are by the time of receipt, the only clock that all share."""
 
     def __init__(self, bag: Bag, robot: RobotFile, namespace: str | None) -> None:
         self.bag, self.robot = bag, robot

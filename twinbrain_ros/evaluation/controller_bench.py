@@ -150,8 +150,7 @@ def measure(loop: Loop, seconds: float, measured: Measured) -> None:
     before = _ticks_now(loop)
     start = time.monotonic()
     try:
-        while (left_s := start + seconds - time.monotonic()) > 0:
-            _episode(loop, min(left_s, EPISODE_S), measured)
+        run_episodes(loop, seconds, measured)
         _ticks_now(loop)
     finally:  # by what was said last, if there is no time to wait for more
         measured.seconds = time.monotonic() - start
@@ -174,6 +173,14 @@ def _ticks_now(loop: Loop) -> Ticks:
     if ticks is None:
         raise LoopError(f"/diagnostics: of the controller's {', '.join(Ticks.KEYS)} some are missing")
     return ticks
+
+
+def run_episodes(loop: Loop, seconds: float, measured: Measured | None = None) -> None:
+    """One episode after another on a loop that is up, for so long [s]."""
+    measured = measured or Measured(loop.robot.rates.command_hz)
+    start_s = time.monotonic()
+    while (left_s := start_s + seconds - time.monotonic()) > 0:
+        _episode(loop, min(left_s, EPISODE_S), measured)
 
 
 def _episode(loop: Loop, seconds: float, measured: Measured) -> None:
