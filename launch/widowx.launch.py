@@ -26,12 +26,12 @@ from launch_ros.actions import PushRosNamespace, SetRemap
 from launch_ros.substitutions import FindPackageShare
 
 from launch import LaunchDescription
+from twinbrain_ros.data.contract import info_topic
 from twinbrain_ros.launching import (
     arguments,
     equals,
     image_transport,
     include,
-    info_topic,
     node,
     robot_of,
 )

@@ -5,15 +5,11 @@ Only launch files import it: launch and launch_ros come with a ROS installation,
 
 from __future__ import annotations
 
-from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Any
 
 from launch.actions import (
     DeclareLaunchArgument,
-    ExecuteProcess,
     IncludeLaunchDescription,
-    OpaqueFunction,
     SetEnvironmentVariable,
 )
 from launch.conditions import IfCondition
@@ -21,10 +17,9 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 from twinbrain_ros.resources import PACKAGE, share_dir
-from twinbrain_ros.robot.robot_file import Camera, RobotFile, load_robot
+from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 
 # By name: type of the parameter, default, choices if there are only some, description.
 _SHARED: dict[str, tuple[type, str, list[str] | None, str]] = {
@@ -55,18 +50,23 @@ _SHARED: dict[str, tuple[type, str, list[str] | None, str]] = {
         bool, "false", ["true", "false"], "Configure and activate the nodes; the arm holds all the same.",
     ),
     "use_sim_time": (bool, "false", ["true", "false"], "Take the time from /clock."),
-    "record": (bool, "false", ["true", "false"], "Record the robot file's topics with ros2 bag."),
+    "record": (
+        bool, "false", ["true", "false"],
+        "Start a recorder_node: every stretch of autonomy becomes a bag, and others by its services.",
+    ),
     "bag_dir": (str, "bags", None, "Directory of recordings; each is one inside, named by its time."),
-    "bag_storage": (str, "mcap", ["mcap", "sqlite3"], "Format of recordings."),
+    "image_compression": (
+        str, "none", ["none", "jpeg", "png"], "What becomes of raw images in recordings; png is lossless.",
+    ),
     "log_level": (
         str, "info", ["debug", "info", "warn", "error", "fatal"], "The least severe messages to be logged.",
     ),
 }  # fmt: skip
-RECORDING = ("record", "bag_dir", "bag_storage")
+RECORDING = ("record", "bag_dir", "image_compression")
 
 # Fast DDS loses large best-effort images silently with its default transports; another choice stays.
 _TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
-# An unfinished bag cannot be played as it is: the recorder gets time to write what it holds.
+# Until what the recorder holds is on the disk and its bag is whole.
 _BAG_CLOSES_S = 30
 
 
@@ -130,35 +130,13 @@ def robot_of(context: Any) -> RobotFile:
     return load_robot(LaunchConfiguration("robot").perform(context))
 
 
-def recorder() -> OpaqueFunction:
-    """Records what the robot file names, if argument `record` says so."""
-    return OpaqueFunction(function=_recorder, condition=IfCondition(LaunchConfiguration("record")))
-
-
-def info_topic(camera: Camera) -> str:
-    """Where a camera's calibration belongs: beside its images."""
-    return str(PurePosixPath(camera.topic).with_name("camera_info"))
-
-
-def recorded_topics(robot: RobotFile, namespace: str) -> list[str]:
-    """Everything that tells of an episode: the robot file's topics in a namespace, and /diagnostics."""
-    relative = [topic for camera in robot.cameras for topic in (camera.topic, info_topic(camera))]
-    relative += [*vars(robot.topics).values(), *(entry.topic for entry in robot.teleop)]
-    return [*(f"{namespace.rstrip('/')}/{topic}" for topic in relative), "/diagnostics"]
-
-
-def _recorder(context: Any) -> list[ExecuteProcess]:
-    def value(name: str) -> str:
-        return str(LaunchConfiguration(name).perform(context))
-
-    robot = robot_of(context)
-    # Full names: unlike nodes, `ros2 bag` cannot be put into a namespace.
-    outer = context.launch_configurations.get("ros_namespace")
-    namespace = make_namespace_absolute(prefix_namespace(outer, value("namespace"))) or "/"
-    arm = namespace.strip("/").replace("/", "_") or robot.name
-    bag = PurePosixPath(value("bag_dir")) / f"{arm}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    command = ["ros2", "bag", "record", "--output", str(bag), "--storage", value("bag_storage")]
-    command += ["--node-name", f"recorder_{arm}"]
-    command += ["--use-sim-time"] if IfCondition(value("use_sim_time")).evaluate(context) else []
-    command += ["--topics", *recorded_topics(robot, namespace)]
-    return [ExecuteProcess(cmd=command, name="recorder", output="screen", sigterm_timeout=str(_BAG_CLOSES_S))]
+def recorder() -> Node:
+    """Records what the robot file names, if argument `record` says so; as it moves nothing, it is active."""
+    return node(
+        "recorder_node",
+        "robot",
+        "image_compression",
+        parameters={"directory": parameter("bag_dir"), "auto": True, "autostart": True},
+        condition=IfCondition(LaunchConfiguration("record")),
+        sigterm_timeout=str(_BAG_CLOSES_S),
+    )

@@ -237,15 +237,10 @@ def test_large_images_get_through_unless_the_shell_says_otherwise(monkeypatch: p
 
 def test_two_arms_share_no_topic() -> None:
     processes = started("two_arms.launch.py", right="wx/right", record="true")
-    nodes = [process for process in processes if process.name]
-    each = {"controller_node", "policy_node", "sim_node"}
-    assert {(node.namespace, node.executable) for node in nodes} == {
+    each = {"controller_node", "policy_node", "sim_node", "recorder_node"}
+    assert {(node.namespace, node.executable) for node in processes} == {
         (namespace, executable) for namespace in ("/left", "/wx/right") for executable in each
     }
-    left, right = (set(recorded(process)) for process in processes if not process.name)
-    assert left & right == {"/diagnostics"}
-    assert {topic.partition("/left/")[0] for topic in left - right} == {""}
-    assert {topic.partition("/wx/right/")[0] for topic in right - left} == {""}
 
 
 def test_two_arms_have_scenes_of_their_own_and_share_other_arguments() -> None:
@@ -267,43 +262,21 @@ def test_two_arms_have_scenes_of_their_own_and_share_other_arguments() -> None:
 # Recording ------------------------------------------------------------------------------------------
 
 
-def recorded(process: Started) -> tuple[str, ...]:
-    """The topics of a recorder."""
-    assert process.command[:3] == ("ros2", "bag", "record")
-    return process.command[process.command.index("--topics") + 1 :]
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_is_recorded_unless_asked_for(name: str) -> None:
-    assert all(process.name for process in started(name))
+    assert all(process.executable != "recorder_node" for process in started(name))
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "two_arms.launch.py"])
-def test_a_recorder_takes_the_robot_files_topics(name: str, tmp_path: Path) -> None:
-    processes = started(name, record="true", namespace="left", robot="wx250s", bag_dir=str(tmp_path))
-    (recorder,) = (process for process in processes if not process.name)
-    robot = load_robot("wx250s")
-    topics = recorded(recorder)
-    expected = [camera.topic for camera in robot.cameras] + [
-        "camera/front/camera_info",
-        "joy",
-        "action_chunk",
-    ]
-    expected += vars(robot.topics).values()
-    assert {f"/left/{topic}" for topic in expected} <= set(topics) and "/diagnostics" in topics
-    assert len(topics) == len(set(topics))
-    options = recorder.command
-    assert options[options.index("--storage") + 1] == "mcap"
-    bag = Path(options[options.index("--output") + 1])
-    assert bag.parent == tmp_path and bag.name.startswith("left_20")
-    assert "--use-sim-time" not in options
-
-
-def test_a_recorder_without_a_namespace_is_named_by_the_robot() -> None:
-    (recorder,) = (p for p in started("policy.launch.py", record="true", use_sim_time="true") if not p.name)
-    options = recorder.command
-    assert Path(options[options.index("--output") + 1]).name.startswith("wx250s_20")
-    assert "--use-sim-time" in options and "/joint_states" in recorded(recorder)
+def test_a_recorder_starts_beside_the_others_and_follows_autonomy(name: str, tmp_path: Path) -> None:
+    asked = {"record": "true", "bag_dir": str(tmp_path), "image_compression": "png"}
+    processes = started(name, namespace="left", robot="wx250s", **asked)
+    (recorder,) = (process for process in processes if process.executable == "recorder_node")
+    assert recorder.namespace == "/left" and recorder.parameters is not None
+    assert recorder.parameters["directory"] == str(tmp_path)
+    assert recorder.parameters["image_compression"] == "png"
+    assert recorder.parameters["auto"] is True and recorder.parameters["autostart"] is True
+    assert recorder.parameters["robot"] == "wx250s"
 
 
 def test_a_recorder_follows_the_namespace_that_somebody_has_put_around() -> None:
@@ -317,9 +290,8 @@ def test_a_recorder_follows_the_namespace_that_somebody_has_put_around() -> None
     context.launch_configurations.update(record="true", namespace="left")
     found: list[Started] = []
     walk(GroupAction([PushRosNamespace("cell"), *description.entities]), context, found)
-    assert {process.namespace for process in found if process.name} == {"/cell/left"}
-    (recorder,) = (process for process in found if not process.name)
-    assert "/cell/left/joint_states" in recorded(recorder)
+    assert {process.namespace for process in found} == {"/cell/left"}
+    assert "recorder_node" in {process.executable for process in found}
 
 
 # Teleoperation --------------------------------------------------------------------------------------

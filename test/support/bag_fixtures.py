@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,8 @@ from twinbrain_ros.msg import ChunkStatus, PolicyStatus
 
 from twinbrain_ros.control.modes import Mode, ModeChange
 from twinbrain_ros.data.bag import Message
-from twinbrain_ros.data.bag_writer import BagWriter, Topic
-from twinbrain_ros.data.contract import in_namespace, recorded_topics
+from twinbrain_ros.data.bag_writer import BagWriter
+from twinbrain_ros.data.contract import Topic, in_namespace, recorded_topics
 from twinbrain_ros.data.episode_info import EpisodeInfo
 from twinbrain_ros.nodes.convert import (
     chunk_message,
@@ -90,7 +91,9 @@ def make_bag(
     chunk_every_s: float | None = 0.5,
     chunk_data: ChunkData | None = None,
     chunk_more: Mapping[int, Mapping[str, Any]] | None = None,
+    told: Callable[[float], float] | None = None,
     leave_out: Collection[str] = (),
+    silent: Mapping[str, tuple[float, float]] | None = None,
     namespace: str = "",
     start_ns: int = START_NS,
     info: EpisodeInfo | None = None,
@@ -104,11 +107,15 @@ def make_bag(
         chunk_every_s: one from the image at 0 and then every so often; a multiple of 0.05. None: none.
         chunk_data: actions [T, A] of a chunk from its time [s] and sequence (from 1); default: `still`.
         chunk_more: other fields of chunks, by sequence.
+        told: opening that the gripper is commanded to; default: `opening`, the measured one.
         leave_out: topics (as the robot file names them) that get no messages.
+        silent: topics that get none from one time to another [s].
         info: of the episode; None: the robot file's texts, policy and instruction. `EpisodeInfo()`: nothing.
     """
-    bag = _Making(robot, namespace, start_ns, seconds, frozenset(leave_out))
+    gaps = {**dict.fromkeys(leave_out, (-math.inf, math.inf)), **(silent or {})}
+    bag = _Making(robot, namespace, start_ns, seconds, gaps)
     bag.sensors(joints or swing(robot), opening)
+    bag.commands(joints or swing(robot), told or opening)
     bag.events(modes, instructions)
     if chunk_every_s is not None:
         data = chunk_data or (lambda at_s, sequence: still(robot))
@@ -131,16 +138,22 @@ class _Making:
     """A bag that is being made."""
 
     def __init__(
-        self, robot: RobotFile, namespace: str, start_ns: int, seconds: float, leave_out: frozenset[str]
+        self,
+        robot: RobotFile,
+        namespace: str,
+        start_ns: int,
+        seconds: float,
+        gaps: Mapping[str, tuple[float, float]],
     ) -> None:
         self.robot, self.start_ns, self.seconds = robot, start_ns, seconds
-        self._namespace, self._leave_out = namespace, leave_out
+        self._namespace, self._gaps = namespace, gaps
         self._known = {topic.name: topic for topic in recorded_topics(robot, namespace)}
         self._rows: list[tuple[int, Topic, bytes]] = []
         self._chunks: list[ActionChunk] = []
 
     def put(self, topic: str, log_ns: int, message: Any) -> None:
-        if topic not in self._leave_out:
+        from_s, to_s = self._gaps.get(topic, (math.inf, math.inf))
+        if not from_s <= self._since(log_ns) < to_s:
             entry = self._known[in_namespace(self._namespace, topic)]
             self._rows.append((log_ns, entry, serialize_message(message)))
 
@@ -172,13 +185,16 @@ class _Making:
             state = JointState(name=names, position=[*joints(at_s).tolist(), finger])
             state.header.stamp = to_time(stamp_ns)
             self.put(topics.joint_states, stamp_ns + ON_THE_WAY_NS // 2, state)
+
+    def commands(self, joints: JointPath, told: Callable[[float], float]) -> None:
+        robot, topics = self.robot, self.robot.topics
         if robot.command_interface != "joint_trajectory":
             return
         for stamp_ns in self._times(COMMAND_NS):
             at_s = self._since(stamp_ns)
             positions = [joints(at_s).tolist()]
             self.put(topics.arm_trajectory, stamp_ns, trajectory_message(robot.arm_joints, [0.02], positions))
-            fingers = [[robot.gripper.finger(opening(at_s))]]
+            fingers = [[robot.gripper.finger(told(at_s))]]
             command = trajectory_message([robot.gripper.joint], [0.02], fingers)
             self.put(topics.gripper_trajectory, stamp_ns, command)
 

@@ -21,7 +21,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from twinbrain_ros.data.bag import BagError, open_bag, rewrite_info
 from twinbrain_ros.data.bag_repair import repair
-from twinbrain_ros.data.bag_writer import UNFINISHED, BagWriter, Topic
+from twinbrain_ros.data.bag_writer import UNFINISHED, BagWriter
+from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.definitions import DefinitionError, definition, type_hash
 from twinbrain_ros.data.episode_info import EpisodeInfo, InfoError, Verdict
 from twinbrain_ros.robot.robot_file import load_robot

@@ -18,7 +18,7 @@ from twinbrain_ros.evaluation.figures import EpisodeFigures
 def run(monkeypatch: pytest.MonkeyPatch, answers: dict[str, EpisodeFigures | Exception], *args: str) -> int:
     """Run the command on bags that give `answers`, by the name of their directory."""
 
-    def figures_of(path: Path, details: bool) -> EpisodeFigures:
+    def figures_of(path: Path, details: bool, robot: str | None, namespace: str | None) -> EpisodeFigures:
         answer = answers[path.name]
         if isinstance(answer, Exception):
             raise answer

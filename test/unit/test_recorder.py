@@ -17,7 +17,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import String
 
 from twinbrain_ros.data.bag import BagError, open_bag
-from twinbrain_ros.data.bag_writer import Topic
+from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.episode_info import EpisodeInfo, TopicCounts, Verdict
 from twinbrain_ros.data.recorder import Recorder, RecorderError, RecorderSettings
 
@@ -270,7 +270,7 @@ import sys, time
 from pathlib import Path
 from rclpy.serialization import serialize_message
 from std_msgs.msg import String
-from twinbrain_ros.data.bag_writer import Topic
+from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.episode_info import EpisodeInfo
 from twinbrain_ros.data.recorder import Recorder, RecorderSettings
 

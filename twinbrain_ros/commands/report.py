@@ -38,6 +38,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="show up to N episodes with pictures and trajectories: failures, unlabelled ones and those with "
         "stops as they come, first successes up to half of N (default: %(default)s)",
     )  # fmt: skip
+    add(
+        "--robot", metavar="FILE", help="robot file of the bags (default: the one each was recorded with)"
+    )  # fmt: skip
+    add("--namespace", metavar="NAME", help="of the arm's topics (default: the recorded one)")
     add("--title", default="Recorded episodes", metavar="TEXT", help="of the page (default: %(default)s)")
     add_json(parser)
     return parser
@@ -67,9 +71,11 @@ def run(args: argparse.Namespace) -> int:
             report.leave_out(str(error.filename), f"cannot be looked into: {error.strerror or error}")
         for bag in tqdm(bags, desc="reading", unit="bag"):
             try:
-                episode = figures_of(bag, details.wanted)
-            except (ValueError, OSError) as error:
-                report.leave_out(str(bag), " ".join(str(error).split()) or type(error).__name__)
+                episode = figures_of(bag, details.wanted, args.robot, args.namespace)
+            except Exception as error:  # of a thousand bags one must not spoil the report
+                expected = isinstance(error, (ValueError, OSError))
+                kind = "" if expected else f"internal error, {type(error).__name__}: "
+                report.leave_out(str(bag), " ".join(f"{kind}{error}".split()) or type(error).__name__)
                 continue
             chosen = details.choose(episode)
             number = report.add(episode, chosen)

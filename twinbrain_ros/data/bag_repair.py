@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinbrain_ros.data.bag import METADATA, BagError, open_bag
-from twinbrain_ros.data.bag_writer import UNFINISHED, BagWriter, Topic
+from twinbrain_ros.data.bag_writer import UNFINISHED, BagWriter
+from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.episode_info import EpisodeInfo, TopicCounts
 
 TORN = ".torn"

@@ -22,6 +22,7 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.storage_mcap import McapWriter
 
+from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.definitions import definition, type_hash
 
 # The version of metadata.yaml that ROS 2 Iron and later read and write.
@@ -33,39 +34,19 @@ UNFINISHED = "recording.json"
 _FOREVER = QosTime(9223372036, 854775807)
 
 
-@dataclass(frozen=True)
-class Topic:
-    """A topic to be recorded.
-
-    Attributes:
-        name: with its namespace, from the root.
-        type: such as `sensor_msgs/msg/Image`.
-        latched: whoever comes late gets the last message (transient local).
-        reliable: as it was offered, for `ros2 bag play` to offer it again.
-        depth: of the offered history.
-        definition: the type's text, "" to take it from the installed packages.
-    """
-
-    name: str
-    type: str
-    latched: bool = False
-    reliable: bool = True
-    depth: int = 10
-    definition: str = ""
-
-    def qos(self) -> Qos:
-        """The offered quality of service, as a bag states it."""
-        return Qos(
-            QosHistory.KEEP_LAST,
-            self.depth,
-            QosReliability.RELIABLE if self.reliable else QosReliability.BEST_EFFORT,
-            QosDurability.TRANSIENT_LOCAL if self.latched else QosDurability.VOLATILE,
-            _FOREVER,
-            _FOREVER,
-            QosLiveliness.AUTOMATIC,
-            _FOREVER,
-            False,
-        )
+def _qos(topic: Topic) -> Qos:
+    """The offered quality of service, as a bag states it."""
+    return Qos(
+        QosHistory.KEEP_LAST,
+        topic.depth,
+        QosReliability.RELIABLE if topic.reliable else QosReliability.BEST_EFFORT,
+        QosDurability.TRANSIENT_LOCAL if topic.latched else QosDurability.VOLATILE,
+        _FOREVER,
+        _FOREVER,
+        QosLiveliness.AUTOMATIC,
+        _FOREVER,
+        False,
+    )
 
 
 @dataclass
@@ -119,7 +100,7 @@ class BagWriter:
                 topic.type,
                 msgdef=topic.definition or definition(topic.type),
                 rihs01=type_hash(topic.type) or "unknown",
-                offered_qos_profiles=[topic.qos()],
+                offered_qos_profiles=[_qos(topic)],
             )
             self._connections[topic.name] = connection
         self._bag.write(connection, log_ns, data)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from twinbrain_ros.data.bag_writer import Topic
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
 from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TeleopInput, TwistInput
 
@@ -29,6 +29,27 @@ _COMMANDS = {
         "interbotix_xs_msgs/msg/JointSingleCommand",
     ),
 }
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic to be recorded.
+
+    Attributes:
+        name: with its namespace, from the root.
+        type: such as `sensor_msgs/msg/Image`.
+        latched: whoever comes late gets the last message (transient local).
+        reliable: as it was offered, for `ros2 bag play` to offer it again.
+        depth: of the offered history.
+        definition: the type's text, "" to take it from the installed packages.
+    """
+
+    name: str
+    type: str
+    latched: bool = False
+    reliable: bool = True
+    depth: int = 10
+    definition: str = ""
 
 
 def info_topic(camera: Camera) -> str:

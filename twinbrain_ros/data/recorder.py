@@ -14,7 +14,8 @@ from pathlib import Path
 from rosbags.rosbag2.errors import WriterError
 
 from twinbrain_ros.data.bag import open_bag, rewrite_info
-from twinbrain_ros.data.bag_writer import BagWriter, Topic
+from twinbrain_ros.data.bag_writer import BagWriter
+from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.definitions import DefinitionError
 from twinbrain_ros.data.episode_info import EpisodeInfo, TopicCounts, Verdict
 

@@ -314,7 +314,10 @@ class _Reading:
                 due_s = time_s + 1.0 / MOTION_HZ
         kinematics = Kinematics(self.robot)
         arm = np.array([positions[:-1] for _, positions in chosen])
-        drivers = [next((m for start, end, m in spans if start <= t < end), Mode.HOLD) for t, _ in chosen]
+        drivers = [
+            next((mode for start_s, _, mode in reversed(spans) if start_s <= time_s), Mode.HOLD)
+            for time_s, _ in chosen
+        ]
         return Motion(
             joints_names=self.robot.arm_joints,
             times_s=np.array([time_s for time_s, _ in chosen]),
@@ -327,5 +330,5 @@ class _Reading:
 
 def _spans(modes: list[tuple[float, Mode]], duration_s: float) -> list[tuple[float, float, Mode]]:
     """Who drove from when to when [s]."""
-    ends = [time_s for time_s, _ in modes[1:]] + [duration_s]
+    ends = [*(time_s for time_s, _ in modes), duration_s][1:]
     return [(start_s, end_s, mode) for (start_s, mode), end_s in zip(modes, ends, strict=True)]

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from trajectory_msgs.msg import JointTrajectory
 
 from twinbrain_ros.control.verdict import Command, Motion
+from twinbrain_ros.data.contract import DRY_RUN
 from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.nodes.base import TwinBrainNode
 from twinbrain_ros.robot.robot_file import RobotFile
-
-DRY_RUN = "dry_run/"
 
 
 class ArmOut(Protocol):

@@ -10,8 +10,7 @@ import numpy as np
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from twinbrain_ros.data.bag_writer import Topic
-from twinbrain_ros.data.contract import COMPRESSED, COMPRESSED_IMAGE, IMAGE
+from twinbrain_ros.data.contract import COMPRESSED, COMPRESSED_IMAGE, IMAGE, Topic
 from twinbrain_ros.data.decode import to_bgr
 
 FORMATS = ("none", "jpeg", "png")

@@ -16,7 +16,7 @@ from rclpy.qos import (
     ReliabilityPolicy,
 )
 
-from twinbrain_ros.data.bag_writer import Topic
+from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.nodes.base import TwinBrainNode
 
 # Deep enough for a recorder that is held up for a second, at the rates of each kind.

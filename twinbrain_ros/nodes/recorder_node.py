@@ -21,8 +21,7 @@ from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from twinbrain_ros.data.bag_writer import Topic
-from twinbrain_ros.data.contract import in_namespace, recorded_topics
+from twinbrain_ros.data.contract import Topic, in_namespace, recorded_topics
 from twinbrain_ros.data.episode_info import EpisodeInfo, InfoError, Verdict
 from twinbrain_ros.data.recorder import Recorder, RecorderSettings
 from twinbrain_ros.evaluation.machine import package_versions
