@@ -185,7 +185,7 @@ def test_deactivation_closes_the_episode(bench: Any, recording: Recording) -> No
     path = recording.start("e")
     recording.node.trigger_deactivate()
     bag = open_bag(path)
-    assert not bag.truncated and info_of(bag).ended == "stopped"
+    assert not bag.truncated and info_of(bag).ended == "the node was deactivated"
 
 
 def test_it_follows_autonomy_if_asked_to(bench: Any, tmp_path: Path, robot: RobotFile) -> None:

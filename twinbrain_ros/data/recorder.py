@@ -217,7 +217,9 @@ class Recorder:
         self._wake.set()
         return bag.path
 
-    def stop(self, info: EpisodeInfo | None, now_ns: int, discard: bool = False) -> Path:
+    def stop(
+        self, info: EpisodeInfo | None, now_ns: int, discard: bool = False, why: str = STOPPED
+    ) -> Path:
         """Ends the episode once all that has come is written; info: what is known of it now, None: as before.
 
         Raises:
@@ -232,7 +234,7 @@ class Recorder:
                     info, started_ns=episode.info.started_ns, verdicts=episode.info.verdicts
                 )
             episode.discard = discard
-        self._end(episode, STOPPED, now_ns)
+        self._end(episode, why, now_ns)
         if not episode.done.wait(CLOSE_TIMEOUT_S):
             raise RecorderError(f"{episode.bag.path}: not closed within {CLOSE_TIMEOUT_S:g} s")
         if episode.failure:

@@ -150,7 +150,7 @@ class RecorderNode(TwinBrainNode):
 
     def _end_episode(self, why: str, discard: bool = False) -> Path:
         assert self._recorder is not None
-        path = self._recorder.stop(self._known(self._begun), self.now_ns(), discard)
+        path = self._recorder.stop(self._known(self._begun), self.now_ns(), discard, why)
         self.get_logger().info(f"{'discarded' if discard else 'recorded'} {path}: {why}")
         self._tell()
         return path
@@ -182,7 +182,7 @@ class RecorderNode(TwinBrainNode):
             response.bag, response.message = response.message, ""
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> None:
-        self._serve(response, lambda: self._end_episode("stop was called"))
+        self._serve(response, lambda: self._end_episode("stopped"))
 
     def _on_discard(self, request: Trigger.Request, response: Trigger.Response) -> None:
         def discard() -> Path:
