@@ -18,12 +18,17 @@ from twinbrain_ros.commands import (
     import_checkpoint,
     info,
     init,
+    judge,
     predict,
+    replay,
+    report,
     train,
 )
 from twinbrain_ros.commands.common import INTERRUPTED, USAGE, CommandError
 
-COMMANDS = (demo, train, init, import_checkpoint, predict, ask, info, bag, bench, doctor)
+COMMANDS = (
+    demo, report, replay, judge, bag, train, init, import_checkpoint, predict, ask, info, bench, doctor,
+)  # fmt: skip
 
 EXIT_CODES = """\
 exit codes: 0 done; 1 the work itself failed; 2 wrong input, named in one line on standard error; 130

@@ -17,6 +17,7 @@ import yaml
 from demo_process import run_demo
 
 from twinbrain_ros.brain.policy import TwinBrainPolicy
+from twinbrain_ros.cli import main
 from twinbrain_ros.data.bag import Bag, open_bag
 from twinbrain_ros.data.episode_info import EpisodeInfo
 from twinbrain_ros.data.recorded import RecordedFrames, robot_of
@@ -155,6 +156,20 @@ def test_the_figures_of_the_bags_are_those_of_the_run(
             assert episode.time_to_success_s == pytest.approx(record["duration_s"], abs=0.2)
     executed = sum(len(episode.observation_to_command_ms) for episode in episodes)
     assert executed == values["observation_to_command_ms"]["count"]
+
+
+def test_a_report_of_the_bags_says_what_the_demo_said(
+    pick: tuple[dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values, sheet = pick
+    page, figures = tmp_path / "report.html", tmp_path / "report.json"
+    assert main(["report", str(sheet.parent / "bags"), "--out", str(page), "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())
+    for key in ("episodes", "successes", "success_rate", "success_interval"):
+        assert found[key] == values[key], key
+    assert found["left_out"] == {} and found["messages_lost"] == {}
+    assert found["observation_to_command_ms"]["count"] == values["chunks"]["executed"]
+    assert page.read_text().count("data:image/jpeg") >= 12 * EPISODES
 
 
 def test_blocks_are_put_on_plates(tmp_path: Path) -> None:

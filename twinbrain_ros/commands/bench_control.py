@@ -89,7 +89,7 @@ def add_subjects(subjects: Any) -> None:
     recorder = subjects.add_parser(
         "recorder",
         help="what a recorder loses and costs",
-        description="Record the demo's whole loop, or cameras alone, and compare what was sent with what is in "
+        description="Record the demo's whole loop, or cameras alone; compare what was sent with what is in "
         "the bag.",
     )
     recorder.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,22 @@ def write_json(path: Path | None, values: dict[str, Any]) -> None:
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise CommandError(f"--json {path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Find out before the work, not after, that a result cannot be written.
+
+    Raises:
+        CommandError: names the option and the reason.
+    """
+    if path.is_dir():
+        raise CommandError(f"{option} {path}: found a directory, expected the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".twinbrain-"):
+            pass
+    except OSError as error:
+        raise CommandError(f"{option} {path}: cannot be written: {error.strerror or error}") from error
 
 
 def positive_int(text: str) -> int:

@@ -16,6 +16,7 @@ from twinbrain_ros.commands.common import (
     OK,
     CommandError,
     add_json,
+    check_writable,
     checkpoint_directory,
     not_negative_seconds,
     positive_int,
@@ -124,9 +125,9 @@ def _run(args: argparse.Namespace) -> int:
 
     robot = load_robot(args.robot)
     plans = plan_episodes(args.task, args.episodes, args.seed, args.instruction, args.retarget)
-    for path in (args.json, args.sheet):
+    for option, path in (("--json", args.json), ("--sheet", args.sheet)):
         if path is not None:
-            _check_writable(path)
+            check_writable(option, path)
     if args.record is not None:
         _check_bags(args.record, plans)
     # Before rclpy is imported, here and in the nodes.
@@ -192,16 +193,6 @@ def run_episodes(
 def interrupt(signum: int, frame: object) -> NoReturn:
     """SIGTERM ends the run in the same orderly way as Ctrl-C."""
     raise KeyboardInterrupt
-
-
-def _check_writable(path: Path) -> None:
-    """Find out before the episodes, not after, that a result cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise CommandError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _check_bags(directory: Path, plans: list[EpisodePlan]) -> None:

@@ -6,12 +6,11 @@ import argparse
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from twinbrain_ros.commands.common import FAILED, OK, CommandError, add_json, write_json
+from twinbrain_ros.commands.common import FAILED, OK, CommandError, add_json, check_writable, write_json
 
 DESCRIPTION = """\
 Read recorded episodes and write a page that shows how well the policies do: success by task with intervals, a
@@ -55,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(
             f"{places}: found no bag, expected a directory with metadata.yaml, *.mcap or *.db3"
         )
-    _check_writable("--out", args.out)
+    check_writable("--out", args.out)
     if args.json is not None:
-        _check_writable("--json", args.json)
+        check_writable("--json", args.json)
 
     from tqdm import tqdm
 
@@ -149,18 +148,6 @@ def _printable(text: str) -> str:
     """The text with what the terminal's encoding cannot show as escapes."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _check_writable(option: str, path: Path) -> None:
-    """Find out before the bags are read, not after, that a result cannot be written."""
-    if path.is_dir():
-        raise CommandError(f"{option} {path}: found a directory, expected the name of a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".report-"):
-            pass
-    except OSError as error:
-        raise CommandError(f"{option} {path}: cannot be written: {error.strerror or error}") from error
 
 
 def _count(text: str) -> int:

@@ -217,9 +217,7 @@ class Recorder:
         self._wake.set()
         return bag.path
 
-    def stop(
-        self, info: EpisodeInfo | None, now_ns: int, discard: bool = False, why: str = STOPPED
-    ) -> Path:
+    def stop(self, info: EpisodeInfo | None, now_ns: int, discard: bool = False, why: str = STOPPED) -> Path:
         """Ends the episode once all that has come is written; info: what is known of it now, None: as before.
 
         Raises:

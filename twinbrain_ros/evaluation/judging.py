@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import METADATA, Bag, BagError, Message, open_bag, rewrite_info
-from twinbrain_ros.data.contract import COMPRESSED, in_namespace
-from twinbrain_ros.data.decode import FrameError, image_from_compressed
+from twinbrain_ros.data.contract import in_namespace
+from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.episode_info import FAILURE, JUDGE, SUCCESS, EpisodeInfo, Verdict
-from twinbrain_ros.data.messages import image_from_message
-from twinbrain_ros.data.recorded import namespace_of, robot_of
+from twinbrain_ros.data.recorded import camera_topics, namespace_of, recorded_image, robot_of
 from twinbrain_ros.evaluation.comparison import cohens_kappa
 from twinbrain_ros.evaluation.statistics import wilson_interval
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
@@ -113,7 +112,6 @@ class _Stream:
     """A camera's topic: the first frame that could be read, and the last messages."""
 
     camera: Camera
-    packed: bool
     first: Image | None = None
     tail: deque[Message] = field(default_factory=lambda: deque(maxlen=TAIL))
     damage: str = ""
@@ -136,10 +134,7 @@ class _Stream:
 
     def _read(self, bag: Bag, message: Message) -> Image | None:
         try:
-            content = bag.decode(message)
-            if self.packed:
-                return image_from_compressed(content.data, self.camera)
-            return image_from_message(content, self.camera)
+            return recorded_image(bag.decode(message), message.topic, self.camera)
         except (BagError, FrameError, AttributeError) as error:
             self.damage = str(error)
             return None
@@ -187,17 +182,12 @@ def read_ends(bag: Bag, robot: RobotFile, cameras: Sequence[str], namespace: str
 
 
 def _streams(bag: Bag, robot: RobotFile, cameras: Sequence[str], namespace: str) -> dict[str, _Stream]:
-    """By topic: raw images where there are both, as the live policy sees them."""
-    known = {camera.name: camera for camera in robot.cameras}
-    streams = {}
+    """By topic, in the order of `cameras`."""
+    known = {camera.name: topic for topic, camera in camera_topics(bag, robot, namespace).items()}
     for name in cameras:
         if name not in known:
             raise JudgeError(f"camera {name!r}: not one of robot {robot.name!r}, which has {list(known)}")
-        raw = in_namespace(namespace, known[name].topic)
-        counts = [entry.count if (entry := bag.topics.get(t)) else 0 for t in (raw, raw + COMPRESSED)]
-        packed = bool(counts[1] and not counts[0])
-        streams[raw + COMPRESSED if packed else raw] = _Stream(known[name], packed)
-    return streams
+    return {known[name]: _Stream(robot.camera(name)) for name in cameras}
 
 
 @dataclass(frozen=True)
