@@ -32,6 +32,9 @@ MODULES = (
     ("cv2", "opencv-python-headless", "images"),
     ("yaml", "PyYAML", "robot files"),
     ("matplotlib", "matplotlib", "pictures"),
+    ("rosbags", "rosbags", "bags"),
+    ("mcap", "mcap", "bags that were cut off"),
+    ("mcap_ros2", "mcap-ros2-support", "messages in bags"),
     ("tqdm", "tqdm", "progress bars"),
 )
 
@@ -156,10 +159,14 @@ def check_messages() -> Check:
     try:
         from rclpy.type_support import check_for_type_support
 
-        from twinbrain_ros.msg import ActionChunk, ChunkStatus, ControlMode, SceneState
-        from twinbrain_ros.srv import Ask, ResetScene, SetMode
+        from twinbrain_ros import msg, srv
 
-        kinds = (ActionChunk, ChunkStatus, ControlMode, SceneState, Ask, ResetScene, SetMode)
+        kinds = [
+            kind
+            for module in (msg, srv)
+            for name, kind in sorted(vars(module).items())
+            if isinstance(kind, type) and not name.startswith("_") and "_" not in name
+        ]
         for kind in kinds:
             check_for_type_support(kind)
     except Exception as error:
