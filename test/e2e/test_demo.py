@@ -128,18 +128,34 @@ def test_no_message_is_lost_on_the_way_into_a_bag(bags: list[Bag]) -> None:
 
 
 def test_the_policy_on_a_bags_observations_gives_the_published_chunks_again(bags: list[Bag]) -> None:
+    assert sum(again(bag) for bag in bags[:3]) == 0, "none of them was guided"
+
+
+def again(bag: Bag) -> int:
+    """Holds every chunk of a bag to what the policy gives again; returns how many were guided."""
     torch.set_num_threads(1)
-    policy = TwinBrainPolicy.from_pretrained(demo_checkpoint())
-    for bag in bags[:3]:
-        robot = robot_of(bag)
-        frames = RecordedFrames(bag, robot, Kinematics(robot))
-        moments = list(frames.chunk_moments())
-        assert len(moments) == bag.count("/action_chunk") > 0, frames.problems.sentences()
-        for moment in moments:
-            seen, chunk = moment.observation, moment.chunk
-            assert chunk is not None and seen.arm_positions.tobytes() == chunk.observation_positions.tobytes()
-            again = policy.act(seen.images, moment.instruction, seen.state, seed=chunk.noise_seed)
-            assert again.tobytes() == chunk.data.tobytes()
+    policy, robot = TwinBrainPolicy.from_pretrained(demo_checkpoint()), robot_of(bag)
+    frames = RecordedFrames(bag, robot, Kinematics(robot))
+    moments = list(frames.chunk_moments())
+    assert len(moments) == bag.count("/action_chunk") > 0, frames.problems.sentences()
+    guided = 0
+    for moment in moments:
+        seen, chunk = moment.observation, moment.chunk
+        assert chunk is not None and seen.arm_positions.tobytes() == chunk.observation_positions.tobytes()
+        if chunk.guide_sequence and moment.guide is None:
+            continue  # by a chunk from before the bag
+        guided += moment.guide is not None
+        given = {"seed": chunk.noise_seed, "guide": moment.guide}
+        found = policy.act(seen.images, moment.instruction, seen.state, **given)
+        assert found.tobytes() == chunk.data.tobytes()
+    return guided
+
+
+def test_guided_chunks_come_again_from_their_guides(tmp_path: Path) -> None:
+    arguments = ("--task", "pick", "--episodes", "1", "--seed", str(SEED), "--max-seconds", "6")
+    late = ("--strategy", "real_time", "--inject-delay", "0.3")
+    run_demo(tmp_path, *arguments, *late, "--record", tmp_path / "bags", timeout_s=120)
+    assert again(open_bag(tmp_path / "bags" / f"pick_{SEED}")) >= 2
 
 
 def test_the_figures_of_the_bags_are_those_of_the_run(

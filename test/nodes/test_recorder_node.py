@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from controller_rig import ControllerRig
@@ -21,6 +22,7 @@ from twinbrain_ros.srv import LabelEpisode, ResetScene, StartEpisode
 from twinbrain_ros.data.bag import Bag, open_bag
 from twinbrain_ros.data.decode import image_from_compressed
 from twinbrain_ros.data.episode_info import EpisodeInfo
+from twinbrain_ros.data.frames import Observation
 from twinbrain_ros.data.recorded import RecordedFrames, robot_of
 from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.nodes.policy_node import PolicyNode
@@ -255,6 +257,42 @@ def test_jpeg_is_small_and_an_odd_image_is_told(bench: Any, tmp_path: Path, robo
     bench.until(lambda: bench.says(NAME, 2, "encoding is '32FC1'"))
     counts = info_of(bag).counts[f"/{camera.topic}"]
     assert (counts.received, counts.written) == (2, 1)
+
+
+def test_images_that_come_compressed_stay_as_they_are(
+    bench: Any, recording: Recording, robot: RobotFile
+) -> None:
+    """And observations are built from them where there are no raw ones."""
+    stamp_ns = 1_700_000_000 * 10**9
+    packed = {}
+    publishers = [bench.publisher(CompressedImage, f"{c.topic}/compressed") for c in robot.cameras]
+    joints = bench.publisher(JointState, robot.topics.joint_states)
+    recording.start("e")
+    for camera, publisher in zip(robot.cameras, publishers, strict=True):
+        pixels = np.random.default_rng(1).integers(0, 256, (camera.height, camera.width, 3), np.uint8)
+        packed[camera.name] = cv2.imencode(".jpg", pixels)[1].tobytes()
+        message = CompressedImage(format="bgr8; jpeg compressed bgr8")
+        message.header.stamp = convert.to_time(stamp_ns)
+        message.data.frombytes(packed[camera.name])
+        publisher.publish(message)
+        bench.until(lambda camera=camera: recording.received(f"/{camera.topic}/compressed") == 1)
+    state = JointState(name=[*robot.arm_joints, "left_finger"], position=[*robot.home.tolist(), 0.03])
+    state.header.stamp = convert.to_time(stamp_ns)
+    joints.publish(state)
+    bench.until(lambda: recording.received("/joint_states") == 1)
+    bag = recording.stop()
+    for camera in robot.cameras:
+        (stored,) = bag.messages([f"/{camera.topic}/compressed"])
+        assert deserialize_message(stored.data, CompressedImage).data.tobytes() == packed[camera.name]
+    frames = RecordedFrames(bag, robot, Kinematics(robot))
+    stamps = {camera.name: stamp_ns for camera in robot.cameras}
+    for _ in frames._feed():
+        pass
+    seen = frames._builder.rebuild(stamps, stamp_ns)
+    assert isinstance(seen, Observation)
+    for camera in robot.cameras:
+        expected = image_from_compressed(packed[camera.name], camera)
+        np.testing.assert_array_equal(seen.images[camera.name], expected)
 
 
 def test_parameters_that_mean_nothing_are_refused(bench: Any, tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from twinbrain_ros.brain.sampling import noise_for
 from twinbrain_ros.commands import replay as command
 from twinbrain_ros.commands.common import CommandError
 from twinbrain_ros.control.modes import Mode
+from twinbrain_ros.control.realtime import RealTimeGuide
 from twinbrain_ros.data.bag import open_bag
 from twinbrain_ros.data.recorded import RecordedFrames
 from twinbrain_ros.evaluation.replay import Replay, Thinned, replay
 from twinbrain_ros.evaluation.replay_picture import write_picture
 from twinbrain_ros.evaluation.replay_table import replay_table
 from twinbrain_ros.robot.actions import matrix_to_euler
+from twinbrain_ros.robot.chunk import Guide
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 
@@ -49,6 +51,7 @@ class StandIn:
         self._rule = rule
         self.instructions: list[str] = []
         self.noises: list[NDArray[np.float32]] = []
+        self.guides: list[Guide | None] = []
 
     def check_robot(self, robot: RobotFile) -> None:
         """Any robot will do."""
@@ -62,7 +65,9 @@ class StandIn:
         seed: int = 0,
         *,
         stamp_s: float | None = None,
+        guide: Guide | None = None,
     ) -> Array:
+        self.guides.append(guide)
         assert noise is not None and stamp_s is not None and state is not None
         if "refused" in instruction:
             raise ValueError("instruction: cannot be read")
@@ -115,15 +120,42 @@ def test_the_same_policy_gives_the_recorded_chunks_again_bit_for_bit(
     assert not result.problems
 
 
-def test_guided_and_remembering_chunks_are_counted_apart(tmp_path: Path, robot: RobotFile) -> None:
-    more = {2: {"guide_sequence": 1, "guide_frozen": 2}, 3: {"left_age_s": 0.4}}
-    make_bag(tmp_path / "bag", robot, chunk_more=more)
-    result = run(tmp_path / "bag", robot, staying(robot))
+def test_guided_chunks_are_repeated_with_their_guide_and_others_counted_apart(
+    tmp_path: Path, robot: RobotFile
+) -> None:
+    more: dict[int, dict[str, Any]] = {
+        2: {"guide_sequence": 1, "guide_frozen": 2},
+        3: {"left_age_s": 0.4},
+        4: {"guide_sequence": 77, "guide_frozen": 2},
+    }
+    made = make_bag(tmp_path / "bag", robot, chunk_more=more)
+    policy = staying(robot)
+    result = run(tmp_path / "bag", robot, policy)
     repeats = result.repeats
-    assert (repeats.compared, repeats.same, repeats.guided, repeats.remembered) == (4, 4, 1, 1)
+    assert (repeats.compared, repeats.same, repeats.guided) == (4, 4, 1)
+    assert (repeats.unguided, repeats.remembered) == (1, 1)
+    first, second = made.chunks[:2]
+    expected = RealTimeGuide(robot, Kinematics(robot)).along(
+        first, first.observation_ns, second.observation_ns, second.observation_positions, 2
+    )
+    given = [guide for guide in policy.guides if guide is not None]
+    assert expected is not None and len(given) == 1 and policy.guides[1] is given[0]
+    np.testing.assert_array_equal(given[0].actions, expected.actions)
+    np.testing.assert_array_equal(given[0].weights, expected.weights)
     assert result.commanded.steps.tolist() == [6] * 8
     table = replay_table(result)
-    assert "1 made to agree with a chunk before" in table and "remembered older images" in table
+    assert "guide is not in the bag" in table and "remembered older images" in table
+    assert any("chunk 77, its guide, is not in the bag" in sentence for sentence in result.problems)
+
+
+def test_another_policy_is_not_drawn_to_what_was_commanded(tmp_path: Path, robot: RobotFile) -> None:
+    make_bag(tmp_path / "bag", robot, chunk_more={2: {"guide_sequence": 1, "guide_frozen": 2}})
+    other = staying(robot)
+    other.name = "other@1"
+    run(tmp_path / "bag", robot, other)
+    asked = staying(robot)
+    run(tmp_path / "bag", robot, asked, instruction="another one")
+    assert other.guides == asked.guides == [None] * 6
 
 
 def test_another_instruction_is_put_to_the_policy_and_repeats_nothing(

@@ -113,22 +113,34 @@ class RealTimeGuide:
         driving, delay_s = self._driving, self.delays.longest_s()
         if driving is None or delay_s is None or driving.chunk.instruction != instruction:
             return None
-        chunk, horizon = driving.chunk, self._robot.action.horizon
-        period_ns = to_ns(chunk.period_s)
-        ahead_ns = driving.due_ns + horizon * period_ns - observation_ns
-        overlap = min(ahead_ns // period_ns, horizon)
-        if overlap < 1 or observation_ns < driving.due_ns:
-            return None
-        frozen = min(-(-to_ns(delay_s) // period_ns), overlap)
-        actions = self._carried(driving, observation_ns, arm_positions)
-        return Guide(actions, soft_mask(horizon, frozen, overlap), frozen), chunk.sequence
+        frozen = -(-to_ns(delay_s) // to_ns(driving.chunk.period_s))
+        guide = self.along(driving.chunk, driving.due_ns, observation_ns, arm_positions, frozen)
+        return None if guide is None else (guide, driving.chunk.sequence)
 
-    def _carried(self, driving: _Driving, observation_ns: int, arm_positions: Array) -> Array:
+    def along(
+        self, chunk: ActionChunk, due_ns: int, observation_ns: int, arm_positions: Array, frozen: int
+    ) -> Guide | None:
+        """The guide that a chunk gives whose first step started at ``due_ns``; None if it ends before.
+
+        Everything in it is in a record, so that a guided chunk can be computed again.
+
+        Args:
+            observation_ns, arm_positions: of the observation of the new chunk [ns], [J] rad.
+            frozen: steps of it that will be over when it arrives.
+        """
+        horizon, period_ns = self._robot.action.horizon, to_ns(chunk.period_s)
+        overlap = min((due_ns + horizon * period_ns - observation_ns) // period_ns, horizon)
+        if overlap < 1 or observation_ns < due_ns:
+            return None
+        frozen = min(frozen, overlap)
+        actions = self._carried(chunk, due_ns, observation_ns, arm_positions)
+        return Guide(actions, soft_mask(horizon, frozen, overlap), frozen)
+
+    def _carried(self, chunk: ActionChunk, due_ns: int, observation_ns: int, arm_positions: Array) -> Array:
         """The driving chunk's motion as actions [horizon, names] of a new chunk; after its end it stands."""
-        chunk = driving.chunk
         steps = np.arange(1, len(chunk.data) + 1)
         # In steps of the driving chunk: its waypoint k is at k + 1, the new one's at `there`.
-        there = (observation_ns - driving.due_ns) / to_ns(chunk.period_s) + steps
+        there = (observation_ns - due_ns) / to_ns(chunk.period_s) + steps
         row = np.clip(np.ceil(there - 1e-6).astype(int) - 1, 0, len(chunk.data) - 1)
         gripper = chunk.data[row, -1:]
         if chunk.action_space == "joint_position":

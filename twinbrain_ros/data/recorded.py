@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import yaml
 from numpy.typing import NDArray
 
 from twinbrain_ros.control.modes import Mode
+from twinbrain_ros.control.realtime import RealTimeGuide
 from twinbrain_ros.data.bag import Bag, BagError, Message
 from twinbrain_ros.data.contract import COMPRESSED, in_namespace
 from twinbrain_ros.data.decode import FrameError, image_from_compressed, joints_from_names
@@ -25,7 +26,7 @@ from twinbrain_ros.data.episode_info import EpisodeInfo
 from twinbrain_ros.data.frames import FrameBuilder, NotReady, Observation
 from twinbrain_ros.data.messages import NS_PER_S, chunk_from_message, from_time, image_from_message
 from twinbrain_ros.data.problems import Problems
-from twinbrain_ros.robot.chunk import ActionChunk
+from twinbrain_ros.robot.chunk import ActionChunk, Guide
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import Camera, RobotFile, load_robot
 
@@ -40,6 +41,7 @@ class Moment:
         instruction: that held then.
         mode: who drove then.
         chunk: that was made from it, None if none was.
+        guide: what that chunk was made to agree with; None if nothing, or if it is not in the bag.
     """
 
     observation: Observation
@@ -47,6 +49,7 @@ class Moment:
     instruction: str
     mode: Mode
     chunk: ActionChunk | None = None
+    guide: Guide | None = None
 
 
 def robot_of(bag: Bag, given: str | None = None) -> RobotFile:
@@ -156,6 +159,9 @@ class RecordedFrames:
         self.namespace = namespace_of(bag, robot) if namespace is None else namespace
         self.problems = Problems()
         self._builder = FrameBuilder(robot, kinematics)
+        self._guide = RealTimeGuide(robot, kinematics)
+        self._sent: dict[int, ActionChunk] = {}  # chunks by sequence, of those that guided others
+        self._due_ns: dict[int, int] = {}  # when their first step started
         self._cameras = camera_topics(bag, robot, self.namespace)
         self._joints = self.topic(robot.topics.joint_states)
         self._instruction = self.topic(robot.topics.instruction)
@@ -173,7 +179,11 @@ class RecordedFrames:
 
         Each is built from exactly the messages that the live one was built from.
         """
-        waiting = deque(sorted(self._chunks(), key=lambda chunk: chunk.observation_ns))
+        chunks = sorted(self._chunks(), key=lambda chunk: chunk.observation_ns)
+        guiding = {chunk.guide_sequence for chunk in chunks}
+        self._sent = {chunk.sequence: chunk for chunk in chunks if chunk.sequence in guiding}
+        self._due_ns = dict(self._starts(guiding))
+        waiting = deque(chunks)
         newest: dict[str, int] = {}
         for log_ns, stream, stamp_ns, instruction, mode in self._feed():
             newest[stream] = stamp_ns
@@ -230,7 +240,31 @@ class RecordedFrames:
                 f"chunk {chunk.sequence}: its observation is not whole: {seen.message}",
             )
             return None
-        return Moment(seen, log_ns, chunk.instruction, mode, chunk)
+        return Moment(seen, log_ns, chunk.instruction, mode, chunk, self._guide_of(chunk))
+
+    def _guide_of(self, chunk: ActionChunk) -> Guide | None:
+        if not chunk.guide_sequence:
+            return None
+        driving, due_ns = self._sent.get(chunk.guide_sequence), self._due_ns.get(chunk.guide_sequence)
+        if driving is None or due_ns is None:
+            self.problems.add(
+                "guide", f"chunk {chunk.sequence}: chunk {chunk.guide_sequence}, its guide, is not in the bag"
+            )
+            return None
+        where = (chunk.observation_ns, chunk.observation_positions)
+        return self._guide.along(driving, due_ns, *where, chunk.guide_frozen)
+
+    def _starts(self, sequences: Collection[int]) -> Iterator[tuple[int, int]]:
+        """When the first steps of these chunks started [ns], as the controller says."""
+        topic = self.topic(self.robot.topics.chunk_status)
+        for message in self.bag.messages([topic] if any(sequences) else []):
+            try:
+                status = self.bag.decode(message)
+            except BagError as error:
+                self.problems.add(f"{topic}/{type(error).__name__}", str(error))
+                continue
+            if status.sequence in sequences and from_time(status.first_command_stamp):
+                yield int(status.sequence), from_time(status.due)
 
     def _feed(self) -> Iterator[tuple[int, str, int, str, Mode]]:
         """Adds message after message to the builder; after each camera or joint message gives when it was

@@ -30,6 +30,7 @@ from twinbrain_ros.data.recorded import Moment, RecordedFrames
 from twinbrain_ros.evaluation.replay_errors import Errors, Poses
 from twinbrain_ros.evaluation.replay_track import DRIVERS, Done, Track
 from twinbrain_ros.robot.actions import compose_ee_deltas
+from twinbrain_ros.robot.chunk import Guide
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 
@@ -60,8 +61,9 @@ class ReplayedPolicy(Protocol):
         seed: int = 0,
         *,
         stamp_s: float | None = None,
+        guide: Guide | None = None,
     ) -> Array:
-        """Actions [horizon, names] in robot units."""
+        """Actions [horizon, names] in robot units; guide: what they have to agree with."""
 
 
 class Thinned(Generic[Entry]):
@@ -86,7 +88,8 @@ class Repeats:
     Attributes:
         compared, same: how many, and how many of them came out bit for bit.
         largest: the largest difference of any action.
-        guided: made to agree with an earlier chunk, which is not recorded: cannot be repeated.
+        guided: of those, made to agree with an earlier chunk.
+        unguided: made to agree with an earlier chunk that is not in the bag: cannot be repeated.
         remembered: made with what the left brain remembered of an older observation: may differ.
     """
 
@@ -94,6 +97,7 @@ class Repeats:
     same: int = 0
     largest: float = 0.0
     guided: int = 0
+    unguided: int = 0
     remembered: int = 0
 
 
@@ -293,6 +297,9 @@ class _Replaying:
         number = self._result.observations
         noise_seed = self._seed + number if moment.chunk is None else moment.chunk.noise_seed
         action = self._robot.action
+        # Another policy, or another instruction, is not to be drawn to what was commanded then.
+        again = moment.guide is not None and self._instruction is None
+        guide = moment.guide if again and self._policy.name == self._frames.info.policy else None
         try:
             found = self._policy.act(
                 seen.images,
@@ -300,6 +307,7 @@ class _Replaying:
                 seen.state if self._policy.sends_state else None,
                 noise=noise_for(noise_seed, action.horizon, len(action.names)),
                 stamp_s=seen.stamp_ns / NS_PER_S,
+                guide=guide,
             )
         except ValueError as error:
             problems.add(f"act/{type(error).__name__}", f"the policy cannot act: {error}")
@@ -309,12 +317,13 @@ class _Replaying:
     def _count_repeat(self, moment: Moment, found: Array) -> None:
         chunk, repeats = moment.chunk, self._result.repeats
         assert chunk is not None
-        if chunk.guide_sequence > 0:
-            repeats.guided += 1
+        if chunk.guide_sequence > 0 and moment.guide is None:
+            repeats.unguided += 1
         elif chunk.left_age_s > 0:
             repeats.remembered += 1
         elif self._words(moment) == chunk.instruction:
             repeats.compared += 1
+            repeats.guided += moment.guide is not None
             repeats.same += np.array_equal(found, chunk.data)
             repeats.largest = max(repeats.largest, float(np.abs(found - chunk.data).max()))
 

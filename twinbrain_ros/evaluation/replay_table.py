@@ -48,9 +48,10 @@ def _summary(result: Replay) -> list[tuple[str, str]]:
     repeats = result.repeats
     if repeats.compared:
         text = format_fraction(repeats.same, repeats.compared)
-        rows.append(("chunks bit for bit", f"{text}, largest difference {repeats.largest:.3g}"))
-    if repeats.guided:
-        rows.append(("  not repeated", f"{repeats.guided} made to agree with a chunk before (real time)"))
+        guided = f", {repeats.guided} of them guided" if repeats.guided else ""
+        rows.append(("chunks bit for bit", f"{text}{guided}, largest difference {repeats.largest:.3g}"))
+    if repeats.unguided:
+        rows.append(("  not repeated", f"{repeats.unguided} whose guide is not in the bag (real time)"))
     if repeats.remembered:
         text = f"{repeats.remembered} made with a left brain that remembered older images: they may differ"
         rows.append(("  not repeated", text))
