@@ -10,15 +10,16 @@ from typing import Any
 from launch.actions import (
     DeclareLaunchArgument,
     IncludeLaunchDescription,
+    OpaqueFunction,
     SetEnvironmentVariable,
 )
 from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PythonExpression
+from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from twinbrain_ros.resources import PACKAGE, share_dir
+from twinbrain_ros.resources import PACKAGE, share_dir, transport_environment
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 
 # By name: type of the parameter, default, choices if there are only some, description.
@@ -64,8 +65,6 @@ _SHARED: dict[str, tuple[type, str, list[str] | None, str]] = {
 }  # fmt: skip
 RECORDING = ("record", "bag_dir", "image_compression")
 
-# Fast DDS loses large best-effort images silently with its default transports; another choice stays.
-_TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 # Until what the recorder holds is on the disk and its bag is whole.
 _BAG_CLOSES_S = 30
 
@@ -120,9 +119,14 @@ def include(name: str, **launch_arguments: Any) -> IncludeLaunchDescription:
     return IncludeLaunchDescription(source, launch_arguments=launch_arguments.items())
 
 
-def image_transport() -> SetEnvironmentVariable:
+def image_transport() -> OpaqueFunction:
     """Lets every process that is started after it send and get large images."""
-    return SetEnvironmentVariable(_TRANSPORTS, EnvironmentVariable(_TRANSPORTS, default_value="LARGE_DATA"))
+
+    def settings(context: Any) -> list[SetEnvironmentVariable]:
+        added = transport_environment(context.environment)
+        return [SetEnvironmentVariable(name, value) for name, value in added.items()]
+
+    return OpaqueFunction(function=settings)
 
 
 def robot_of(context: Any) -> RobotFile:

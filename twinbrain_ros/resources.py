@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGE = "twinbrain_ros"
+# Any of these is somebody's own choice of how messages travel.
+TRANSPORT_CHOICES = (
+    "FASTDDS_DEFAULT_PROFILES_FILE",
+    "FASTRTPS_DEFAULT_PROFILES_FILE",
+    "FASTDDS_BUILTIN_TRANSPORTS",
+)
 
 
 def _candidate_shares() -> list[Path]:
@@ -57,6 +64,20 @@ def robot_file_path(name_or_path: str | Path) -> Path:
         f"robot file {str(name_or_path)!r}: neither a file ({given.absolute()}) nor a shipped robot "
         f"({by_name}); shipped robots: {known}"
     )
+
+
+def transport_environment(current: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the environment so that Fast DDS loses no images; nothing where somebody has chosen.
+
+    The profiles are for Fast DDS 3 (ROS 2 Kilted); earlier ones know the other variable.
+
+    Raises:
+        FileNotFoundError: the package's config/ is not there.
+    """
+    if any(current.get(name) for name in TRANSPORT_CHOICES):
+        return {}
+    profiles = share_dir() / "config" / "fastdds.xml"
+    return {"FASTDDS_DEFAULT_PROFILES_FILE": str(profiles), "FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}
 
 
 def demo_checkpoint() -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from twinbrain_ros.resources import share_dir
+from twinbrain_ros.resources import TRANSPORT_CHOICES, share_dir, transport_environment
 from twinbrain_ros.robot.robot_file import load_robot
 
 REASON = "the launch packages are not installed: they come with a ROS installation, not with wheels"
@@ -222,14 +222,15 @@ def test_a_strategy_reaches_controller_and_policy(strategy: str, real_time: bool
 
 
 def test_large_images_get_through_unless_the_shell_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    for set_before, expected in ((None, "LARGE_DATA"), ("UDPv4", "UDPv4")):
-        if set_before is None:
-            monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS", raising=False)
-        else:
-            monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", set_before)
+    for chosen in ("", *TRANSPORT_CHOICES):
+        for name in TRANSPORT_CHOICES:
+            monkeypatch.delenv(name, raising=False)
+        if chosen:
+            monkeypatch.setenv(chosen, "mine")
         for node in started("sim.launch.py"):
             assert node.environment is not None
-            assert node.environment["FASTDDS_BUILTIN_TRANSPORTS"] == expected
+            found = {name: node.environment[name] for name in TRANSPORT_CHOICES if name in node.environment}
+            assert found == ({chosen: "mine"} if chosen else transport_environment({})) != {}
 
 
 # Two arms -------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from twinbrain_ros.demo.environment import ENVIRONMENT, local_ros_environment
 from twinbrain_ros.evaluation.machine import cpu_model, memory_bytes, usable_cores
+from twinbrain_ros.resources import TRANSPORT_CHOICES
 
 SETUP = "make setup"
 BUILD_MESSAGES = "make setup (builds the messages), or source the workspace that colcon built"
@@ -176,16 +177,18 @@ def check_messages() -> Check:
 
 def check_ros_settings() -> Check:
     """Which settings ROS processes get here, and whether one of them loses images."""
-    settings = {name: os.environ.get(name, "") for name in (*ENVIRONMENT, "ROS_DOMAIN_ID")}
+    names = (*ENVIRONMENT, "ROS_DOMAIN_ID", *TRANSPORT_CHOICES)
+    settings = {name: os.environ.get(name, "") for name in names}
     found = ", ".join(f"{name}={value or '(unset)'}" for name, value in settings.items())
-    transports = settings["FASTDDS_BUILTIN_TRANSPORTS"]
-    if transports in ("", "LARGE_DATA") or os.environ.get("FASTRTPS_DEFAULT_PROFILES_FILE"):
+    profiles, old_profiles, transports = (settings[name] for name in TRANSPORT_CHOICES)
+    if profiles or old_profiles or not transports:
         return Check("ROS settings", "ok", f"{found}; `twinbrain demo` fills in what is unset")
     return Check(
         "ROS settings",
         "warn",
         found,
-        "FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA, else large images get lost silently",
+        "unset FASTDDS_BUILTIN_TRANSPORTS, or set FASTDDS_DEFAULT_PROFILES_FILE to the package's "
+        "config/fastdds.xml, else large images get lost silently",
     )
 
 

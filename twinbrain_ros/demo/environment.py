@@ -6,6 +6,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+from twinbrain_ros.resources import transport_environment
+
 # Domains whose ports stay below Linux's ephemeral range (32768): 7400 + 250 * domain + offsets.
 DOMAINS = range(1, 101)
 PORT_BASE, DOMAIN_GAIN, FIRST_UNICAST_OFFSET = 7400, 250, 10
@@ -13,8 +15,6 @@ PORT_BASE, DOMAIN_GAIN, FIRST_UNICAST_OFFSET = 7400, 250, 10
 ENVIRONMENT = {
     # Nothing of this loop is for other machines, and nothing of other machines shall move this arm.
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    # With the default transports, best-effort images of some 100 kB and more get lost silently.
-    "FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA",
     "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
 }
 
@@ -50,6 +50,7 @@ def local_ros_environment(current: Mapping[str, str], start: int | None = None) 
     `start`: where to begin looking for a free domain (default: by process id, so that two runs differ).
     """
     missing = {name: value for name, value in ENVIRONMENT.items() if not current.get(name)}
+    missing |= transport_environment(current)
     if not current.get("ROS_DOMAIN_ID"):
         missing["ROS_DOMAIN_ID"] = str(free_domain(os.getpid() if start is None else start))
     return missing
