@@ -209,6 +209,17 @@ def test_it_follows_autonomy_if_asked_to(bench: Any, tmp_path: Path, robot: Robo
     assert bag.count("/arm_controller/joint_trajectory") > 0
 
 
+def test_started_amid_autonomy_it_records_at_once(bench: Any, tmp_path: Path, robot: RobotFile) -> None:
+    rig = ControllerRig(bench, robot)
+    rig.drive()
+    node = bench.add(RecorderNode, directory=str(tmp_path / "bags"), min_free_mib=1, auto=True)
+    assert node.trigger_configure().name == "SUCCESS"
+    bench.until(lambda: node._newest.get(robot.topics.control_mode), "the mode is not heard")
+    assert not node._recorder.state().recording
+    assert node.trigger_activate().name == "SUCCESS"
+    assert node._recorder.state().recording
+
+
 # Images -------------------------------------------------------------------------------------------------
 
 

@@ -94,6 +94,7 @@ class RecorderNode(TwinBrainNode):
         self.every(STATUS_S, self._tell)
         self.every(ADAPT_S, self._adapt)
         self._tell()
+        self._follow()
 
     def stop(self) -> None:
         if self._recorder is not None and self._recorder.state().recording:
@@ -122,12 +123,16 @@ class RecorderNode(TwinBrainNode):
             return
         self._newest[about] = data
         assert self.robot is not None
-        if about == self.robot.topics.control_mode and self.value("auto") and self.phase == "active":
-            self._follow(deserialize_message(data, ControlMode))
+        if about == self.robot.topics.control_mode and self.phase == "active":
+            self._follow()
 
-    def _follow(self, mode: ControlMode) -> None:
+    def _follow(self) -> None:
         """Begins and ends episodes with autonomy; a person who takes over in between belongs to it."""
-        assert self._recorder is not None
+        assert self._recorder is not None and self.robot is not None
+        newest = self._newest.get(self.robot.topics.control_mode)
+        if newest is None or not self.value("auto"):
+            return
+        mode = deserialize_message(newest, ControlMode)
         recording = self._recorder.state().recording
         if mode.mode == ControlMode.AUTONOMY and not recording:
             self._begin_episode("", EpisodeInfo(note="started with autonomy"))
