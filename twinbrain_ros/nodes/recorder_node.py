@@ -11,6 +11,7 @@ of the episode that it begins.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -40,6 +41,7 @@ from twinbrain_ros.srv import LabelEpisode, StartEpisode
 STATUS_S = 1.0
 ADAPT_S = 0.2
 PERSON = "person"
+NICENESS = 10
 
 
 class RecorderNode(TwinBrainNode):
@@ -270,6 +272,9 @@ def _extra(text: str, namespace: str) -> list[Topic]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node; returns the exit code."""
+    # Before there are other threads, which inherit it. What is recorded waits in queues; a controller that
+    # shares the cores cannot.
+    os.nice(NICENESS)
     return run_node(RecorderNode, args)
 
 
