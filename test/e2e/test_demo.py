@@ -20,6 +20,7 @@ from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.cli import main
 from twinbrain_ros.data.bag import Bag, open_bag
 from twinbrain_ros.data.episode_info import EpisodeInfo
+from twinbrain_ros.data.messages import from_time
 from twinbrain_ros.data.recorded import RecordedFrames, robot_of
 from twinbrain_ros.evaluation.bag_figures import figures_of
 from twinbrain_ros.evaluation.sheet import VIEW
@@ -131,13 +132,22 @@ def test_the_policy_on_a_bags_observations_gives_the_published_chunks_again(bags
     assert sum(again(bag) for bag in bags[:3]) == 0, "none of them was guided"
 
 
+def chunks_of_the_bag(bag: Bag) -> int:
+    """How many chunks were made of what is in the bag: its first one may be of an image from before it."""
+    topics = ("/camera/front/image_raw", "/camera/wrist/image_raw", "/joint_states")
+    first = [from_time(bag.decode(next(bag.messages([topic]))).header.stamp) for topic in topics]
+    chunks = [bag.decode(message) for message in bag.messages(["/action_chunk"])]
+    stamps = [[from_time(stamp) for stamp in (*chunk.image_stamps, chunk.joint_stamp)] for chunk in chunks]
+    return sum(all(a >= b for a, b in zip(parts, first, strict=True)) for parts in stamps)
+
+
 def again(bag: Bag) -> int:
     """Holds every chunk of a bag to what the policy gives again; returns how many were guided."""
     torch.set_num_threads(1)
     policy, robot = TwinBrainPolicy.from_pretrained(demo_checkpoint()), robot_of(bag)
     frames = RecordedFrames(bag, robot, Kinematics(robot))
     moments = list(frames.chunk_moments())
-    assert len(moments) == bag.count("/action_chunk") > 0, frames.problems.sentences()
+    assert len(moments) == chunks_of_the_bag(bag) > 0, frames.problems.sentences()
     guided = 0
     for moment in moments:
         seen, chunk = moment.observation, moment.chunk
@@ -149,13 +159,6 @@ def again(bag: Bag) -> int:
         found = policy.act(seen.images, moment.instruction, seen.state, **given)
         assert found.tobytes() == chunk.data.tobytes()
     return guided
-
-
-def test_guided_chunks_come_again_from_their_guides(tmp_path: Path) -> None:
-    arguments = ("--task", "put", "--episodes", "1", "--seed", str(SEED), "--max-seconds", "8")
-    late = ("--strategy", "real_time", "--inject-delay", "0.3")
-    run_demo(tmp_path, *arguments, *late, "--record", tmp_path / "bags", timeout_s=120)
-    assert again(open_bag(tmp_path / "bags" / f"put_{SEED}")) >= 1
 
 
 def test_the_figures_of_the_bags_are_those_of_the_run(
@@ -189,22 +192,26 @@ def test_a_report_of_the_bags_says_what_the_demo_said(
 
 
 def test_blocks_are_put_on_plates(tmp_path: Path) -> None:
-    arguments = ("--task", "put", "--episodes", "6", "--seed", str(SEED), "--max-seconds", "15")
+    arguments = ("--task", "put", "--episodes", "4", "--seed", str(SEED), "--max-seconds", "15")
     values = run_demo(tmp_path, *arguments, timeout_s=240)
-    assert values["episodes"] == 6
-    assert values["successes"] >= 3
-    assert values["wrong_object_rate"] <= 1 / 3
+    assert values["episodes"] == 4
+    assert values["successes"] >= 2
+    assert values["wrong_object_rate"] <= 1 / 2
 
 
 def test_another_instruction_in_the_middle_is_followed(tmp_path: Path) -> None:
-    arguments = ("--task", "pick", "--episodes", "4", "--seed", str(SEED), "--retarget")
+    arguments = ("--task", "pick", "--episodes", "3", "--seed", str(SEED), "--retarget")
     values = run_demo(tmp_path, *arguments, "--max-seconds", "15", timeout_s=180)
     assert all(record["retargeted"] for record in values["episode_records"])
     assert values["successes"] >= 2
 
 
-def test_a_given_instruction_is_asked_for_in_every_episode(tmp_path: Path) -> None:
+def test_a_given_instruction_is_asked_for_in_every_episode_and_guided_chunks_come_again(
+    tmp_path: Path,
+) -> None:
     text = "pick up the red block"
-    arguments = ("--instruction", text, "--episodes", "2", "--seed", str(SEED))
-    values = run_demo(tmp_path, *arguments, "--max-seconds", "5", timeout_s=120)
+    arguments = ("--instruction", text, "--episodes", "2", "--seed", str(SEED), "--max-seconds", "6")
+    late = ("--strategy", "real_time", "--inject-delay", "0.3", "--record", tmp_path / "bags")
+    values = run_demo(tmp_path, *arguments, *late, timeout_s=120)
     assert [record["instruction"] for record in values["episode_records"]] == [text, text]
+    assert sum(again(open_bag(path)) for path in sorted((tmp_path / "bags").iterdir())) >= 1

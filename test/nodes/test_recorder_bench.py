@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from twinbrain_ros.data.bag import open_bag
 from twinbrain_ros.evaluation.recorder_bench import BAG, measure_cameras, with_cameras
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
@@ -22,17 +20,16 @@ def test_a_robot_with_other_cameras_is_the_same_robot(tmp_path: Path, robot: Rob
     assert load_robot("wx250s").cameras == robot.cameras
 
 
-@pytest.mark.parametrize("compression", ["none", "jpeg"])
-def test_every_picture_is_accounted_for(tmp_path: Path, robot: RobotFile, compression: str) -> None:
+def test_every_picture_is_accounted_for(tmp_path: Path, robot: RobotFile) -> None:
     small = with_cameras(robot, tmp_path / "robot", [{"rate_hz": 30.0}, {"rate_hz": 30.0}])
-    found = measure_cameras(small, tmp_path, 1.0, compression)
+    found = measure_cameras(small, tmp_path, 1.0, "jpeg")
     assert found.sent == {"front": 30, "wrist": 30}
     lost = {camera: found.sent[camera] - found.in_bag[camera] for camera in found.sent}
     counted = {camera: found.lost.get(f"/camera/{camera}/image_raw", 0) for camera in found.sent}
     assert all(0 <= counted[camera] <= lost[camera] for camera in lost)
     bag = open_bag(tmp_path / BAG)
     topics = [name for name in bag.topics if "image_raw" in name]
-    assert all(name.endswith("/compressed") is (compression == "jpeg") for name in topics)
+    assert topics and all(name.endswith("/compressed") for name in topics)
     assert found.messages == bag.message_count >= sum(found.in_bag.values()) > 0
     assert 0 < found.cores < 2 and found.seconds > 0.5
     assert json.loads(json.dumps(found.to_json()))["pictures_lost"] == sum(lost.values())

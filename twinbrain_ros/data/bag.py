@@ -180,7 +180,7 @@ def _open_whole(path: Path) -> Bag:
             for entry in reader.connections
         }
         custom = reader.storage.metadata.custom or {}
-        info = _info(path, custom.get(INFO_KEY, "{}"))
+        info = _info(custom.get(INFO_KEY, "{}"))
         empty = not reader.message_count
         start_ns, end_ns = (0, 0) if empty else (reader.start_time, reader.end_time - 1)
     finally:
@@ -216,8 +216,10 @@ def _open_torn(path: Path, file: Path) -> Bag:
         )
         for channel, schema in scan.channels.values()
     }
-    unfinished = path / UNFINISHED
-    info = _info(path, unfinished.read_text(encoding="utf-8")) if unfinished.is_file() else {}
+    try:
+        info = _info((path / UNFINISHED).read_text(encoding="utf-8"))
+    except OSError:  # a bag of others, or one that is being closed at this moment
+        info = {}
     start_ns = start_ns if counts else 0
 
     def read(wanted: Collection[str]) -> Iterator[Message]:
@@ -278,7 +280,7 @@ def _latched(connection: Connection) -> bool:
     )
 
 
-def _info(path: Path, text: str) -> Mapping[str, Any]:
+def _info(text: str) -> Mapping[str, Any]:
     """What the recorder wrote about the episode; a torn or foreign text is none."""
     try:
         info = json.loads(text)

@@ -359,7 +359,6 @@ class Recorder:
 
     def _finish(self, episode: _Episode) -> None:
         with self._lock:
-            self._episode = None
             episode.info = dataclasses.replace(
                 episode.info, ended_ns=episode.ended_ns, ended=episode.ending, counts=episode.counts()
             )
@@ -369,6 +368,8 @@ class Recorder:
             self._last = None
         else:
             episode.bag.close(episode.info.to_json())
+        with self._lock:
+            self._episode = None
         episode.done.set()
 
     def _fail(self, episode: _Episode, failure: str) -> None:
