@@ -91,21 +91,28 @@ def test_no_frame_is_lost_between_two_processes(bench: Any, start_process: Calla
         request.transition.id = transition
         assert bench.call(ChangeState, "sim_node/change_state", request).success
 
-    def matched() -> bool:
-        topics = [camera.topic for camera in policy.robot.cameras]
-        return all(policy.get_publishers_info_by_topic(topic) for topic in topics)
-
     def counts(name: str, what: str) -> list[int]:
         return [int(bench.value(name, f"frames_{what}/{c}") or 0) for c in ("front", "wrist")]
 
+    def sent_from(now: list[int], frames: int) -> list[int]:
+        """Lets the cameras run for so many frames at least; how many they have sent when they are still."""
+        change(Transition.TRANSITION_ACTIVATE)
+        bench.until(lambda: min(counts("sim_node", "sent")) >= now[0] + frames)
+        change(Transition.TRANSITION_DEACTIVATE)
+        bench.until(lambda: state(bench, "sim_node") == "inactive")
+        return counts("sim_node", "sent")
+
     change(Transition.TRANSITION_CONFIGURE)
-    bench.until(matched)
-    change(Transition.TRANSITION_ACTIVATE)
-    bench.until(lambda: counts("sim_node", "sent")[0] >= 40)
-    change(Transition.TRANSITION_DEACTIVATE)
-    bench.until(lambda: state(bench, "sim_node") == "inactive")
-    sent = counts("sim_node", "sent")
+    # That the policy knows of the cameras does not say that they know of it: what they send until then
+    # reaches nobody, so counting begins when something has arrived and nothing is on its way.
+    first = sent_from([0], 10)
+    bench.until(lambda: min(counts("policy_node", "received")) > 0)
+    heard = len(bench.said["policy_node"])
+    bench.until(lambda: len(bench.said["policy_node"]) >= heard + 2)  # one second apart at least
+    unheard = [a - b for a, b in zip(first, counts("policy_node", "received"), strict=True)]
+    assert all(0 <= missing < 10 for missing in unheard), unheard
+    sent = sent_from(first, 40)
     bench.until(
-        lambda: counts("policy_node", "received") == sent,
-        lambda: f"sent {sent}, received {counts('policy_node', 'received')}",
+        lambda: [a - b for a, b in zip(sent, counts("policy_node", "received"), strict=True)] == unheard,
+        lambda: f"sent {sent}, received {counts('policy_node', 'received')}, before {unheard} unheard",
     )
