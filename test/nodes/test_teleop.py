@@ -122,9 +122,14 @@ def test_a_leader_is_followed_by_its_motion_without_a_jump(rig: ControllerRig) -
     assert rig.set_mode(ControlMode.TELEOP).success
     rig.bench.until(lambda: len(rig.arm) > 5)
     assert np.abs(rig.path[-1][1] - rig.robot.home).max() < 0.1
-    before = rig.path[-1][1][0]
-    moved["by"] = -0.2
-    rig.bench.until(lambda: rig.path[-1][1][0] < before - 0.05, "its motion is not followed")
+
+    def followed() -> bool:
+        # Again and again: a machine that pauses makes the leader fall silent, and that motion is lost.
+        moved["by"] = -0.2 if rig.now_ns() // 700_000_000 % 2 else 0.0
+        waist = [q[0] for _, q in rig.path[-20:]]
+        return max(waist) - waist[-1] > 0.05
+
+    rig.bench.until(followed, "its motion is not followed")
     moved["by"] = 0.0
     rig.bench.until(
         lambda: np.abs(rig.path[-1][1] - rig.robot.home - offset)[1:].max() < 0.01, "no alignment"
