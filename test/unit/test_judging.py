@@ -22,7 +22,7 @@ from twinbrain_ros.brain.prompt import InstructionError
 from twinbrain_ros.commands import judge as command
 from twinbrain_ros.commands.common import CommandError
 from twinbrain_ros.control.modes import Mode
-from twinbrain_ros.data.bag import METADATA, open_bag, rewrite_info
+from twinbrain_ros.data.bag import METADATA, add_verdict, open_bag, rewrite_info
 from twinbrain_ros.data.bag_writer import BagWriter
 from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.episode_info import EpisodeInfo, Verdict
@@ -219,7 +219,7 @@ def test_a_label_lands_beside_others_and_replaces_only_its_own(bag: Path) -> Non
     label(bag, PERSON, Verdict("success", text="yes", source=f"judge: {DONE}"), other)
     judgement = Judge(StandIn("No, it fell."), DONE).judge(bag)
     assert (judgement.label, judgement.labelled_by) == ("failure", "anna")
-    judging.write_verdict(bag, judgement.verdict)
+    add_verdict(bag, judgement.verdict)
     expected = Verdict("failure", text="No, it fell.", source=f"judge: {DONE}")
     assert info_of(bag).verdicts == (PERSON, other, expected)
     assert info_of(bag).label == PERSON
@@ -229,14 +229,14 @@ def test_a_label_lands_beside_others_and_replaces_only_its_own(bag: Path) -> Non
 def test_a_label_given_while_the_judge_was_thinking_stays(bag: Path) -> None:
     judgement = Judge(StandIn("yes"), DONE).judge(bag)
     label(bag, PERSON)
-    judging.write_verdict(bag, judgement.verdict)
+    add_verdict(bag, judgement.verdict)
     assert info_of(bag).verdicts == (PERSON, judgement.verdict)
 
 
 @pytest.mark.parametrize(("answer", "text"), [("row3 column4", "row3 column4"), ("", "(no answer)")])
 def test_an_unclear_answer_is_kept_as_words_without_an_outcome(bag: Path, answer: str, text: str) -> None:
     judgement = Judge(StandIn(answer), DONE).judge(bag)
-    judging.write_verdict(bag, judgement.verdict)
+    add_verdict(bag, judgement.verdict)
     assert info_of(bag).verdicts == (Verdict("", text=text, source=f"judge: {DONE}"),)
 
 

@@ -42,13 +42,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     from twinbrain_ros.data.bag import open_bag
-    from twinbrain_ros.data.episode_info import EpisodeInfo
     from twinbrain_ros.evaluation.results import format_rows
 
     found = []
     for path in args.bags:
         bag = open_bag(path)
-        info = EpisodeInfo.from_json(bag.info)
+        info = bag.episode
         duration_s = (bag.end_ns - bag.start_ns) / 1e9
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(bag.start_ns / 1e9))
         rows = [("bag", str(path)), ("messages", f"{bag.message_count} in {duration_s:.1f} s from {started}")]
@@ -62,9 +61,8 @@ def _info(args: argparse.Namespace) -> int:
         for verdict in info.verdicts:
             score = "" if verdict.score is None else f" {verdict.score:g}"
             rows.append((f"label of {verdict.source}", f"{verdict.outcome}{score} {verdict.text}".strip()))
-        lost = {topic: n.lost + n.received - n.written for topic, n in info.counts.items()}
         for topic, entry in sorted(bag.topics.items()):
-            missing = f", {lost[topic]} LOST" if lost.get(topic) else ""
+            missing = f", {info.missing[topic]} LOST" if topic in info.missing else ""
             rows.append((topic, f"{entry.count} x {entry.type}{missing}"))
         print(format_rows(rows) + "\n")
         found.append(
@@ -74,7 +72,7 @@ def _info(args: argparse.Namespace) -> int:
                 "seconds": duration_s,
                 "truncated": bag.truncated,
                 "topics": {name: {"type": t.type, "count": t.count} for name, t in bag.topics.items()},
-                "lost": {topic: count for topic, count in lost.items() if count},
+                "lost": info.missing,
                 "episode": info.to_json(),
             }
         )
@@ -83,13 +81,12 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _label(args: argparse.Namespace) -> int:
-    from twinbrain_ros.data.bag import open_bag, rewrite_info
-    from twinbrain_ros.data.episode_info import EpisodeInfo, Verdict
+    from twinbrain_ros.data.bag import add_verdict
+    from twinbrain_ros.data.episode_info import Verdict
 
     verdict = Verdict(args.outcome, args.score, args.text, args.source)
     for path in args.bags:
-        info = EpisodeInfo.from_json(open_bag(path).info)
-        rewrite_info(path, info.with_verdict(verdict).to_json())
+        add_verdict(path, verdict)
         print(f"{path}: {args.outcome or args.score or args.text} ({args.source})")
     return OK
 

@@ -116,14 +116,14 @@ def _judge_all(judge: Judge, bags: list[Path], dry_run: bool, done: _Done) -> No
     """What was done until it was interrupted is in `done`, and in the bags."""
     from tqdm import tqdm
 
-    from twinbrain_ros.evaluation.judging import write_verdict
+    from twinbrain_ros.data.bag import add_verdict
 
     try:
         for path in tqdm(bags, desc="judging", unit="bag"):
             try:
                 judgement = judge.judge(path)
                 if not dry_run:
-                    write_verdict(path, judgement.verdict)
+                    add_verdict(path, judgement.verdict)
             except (ValueError, OSError) as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 done.skipped[path] = reason.removeprefix(f"{path}: ")

@@ -19,7 +19,6 @@ page is one file that needs nothing else. Bags that cannot be used are named the
 
 # Bags that could not be used at all, or not in full, which the terminal names; the page names all.
 TOLD = 5
-MARKS = (".mcap", ".db3")
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -104,6 +103,8 @@ def find_bags(places: Iterable[Path], unreadable: list[OSError]) -> list[Path]:
     Raises:
         CommandError: a place is not there, or not a directory.
     """
+    from twinbrain_ros.data.bag import is_bag
+
     found: list[Path] = []
     seen: set[str] = set()
     for place in places:
@@ -111,14 +112,14 @@ def find_bags(places: Iterable[Path], unreadable: list[OSError]) -> list[Path]:
             what = "found a file" if place.exists() else "found nothing"
             raise CommandError(f"{place}: {what}, expected the directory of a bag, or one that holds bags")
         here: list[Path] = []
-        for root, directories, files in os.walk(place, onerror=unreadable.append, followlinks=True):
+        for root, directories, _ in os.walk(place, onerror=unreadable.append, followlinks=True):
             # By where they really are, so that links neither loop nor bring a bag in twice.
             real = os.path.realpath(root)
             if real in seen:
                 directories.clear()
                 continue
             seen.add(real)
-            if any(name == "metadata.yaml" or name.endswith(MARKS) for name in files):
+            if is_bag(Path(root)):
                 here.append(Path(root))
                 directories.clear()
         found += sorted(here, key=_natural)

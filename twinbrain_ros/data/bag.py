@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from rosbags.rosbag2.errors import ReaderError
 
 from twinbrain_ros.data.bag_writer import INFO_KEY, UNFINISHED
 from twinbrain_ros.data.definitions import DefinitionError, definition
+from twinbrain_ros.data.episode_info import EpisodeInfo, Verdict
 
 METADATA, TRANSIENT_LOCAL = "metadata.yaml", "transient_local"
 STORAGES = ("*.mcap", "*.db3")
@@ -81,6 +83,11 @@ class Bag:
     truncated: str
     _read: Callable[[Collection[str]], Iterator[Message]]
     _decoders: dict[str, Callable[[bytes], Any]] = field(default_factory=dict)
+
+    @cached_property
+    def episode(self) -> EpisodeInfo:
+        """`info`, read; raises InfoError where it cannot be."""
+        return EpisodeInfo.from_json(self.info)
 
     @property
     def message_count(self) -> int:
@@ -287,6 +294,15 @@ def _info(text: str) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return info if isinstance(info, dict) else {}
+
+
+def add_verdict(path: Path, verdict: Verdict) -> None:
+    """Puts a label beside those that a bag has by now, in place of one of its source.
+
+    Raises:
+        BagError, InfoError, OSError: the bag cannot be read, was not closed, or cannot be written.
+    """
+    rewrite_info(path, open_bag(path).episode.with_verdict(verdict).to_json())
 
 
 def rewrite_info(path: Path, info: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from twinbrain_ros.data.bag import METADATA, BagError, open_bag
 from twinbrain_ros.data.bag_writer import UNFINISHED, BagWriter
 from twinbrain_ros.data.contract import Topic
-from twinbrain_ros.data.episode_info import EpisodeInfo, TopicCounts
+from twinbrain_ros.data.episode_info import TopicCounts
 
 TORN = ".torn"
 FLUSH_BYTES = 64 * 2**20
@@ -45,7 +45,7 @@ def repair(path: Path, on_message: Callable[[], object] = lambda: None) -> Repai
     if (path / METADATA).is_file() and not bag.truncated:
         return None
     files = sorted(path.glob("*.mcap"))
-    info = EpisodeInfo.from_json(bag.info)
+    info = bag.episode
     counts = {name: TopicCounts(topic.count, topic.count) for name, topic in bag.topics.items()}
     whole = dataclasses.replace(
         info,

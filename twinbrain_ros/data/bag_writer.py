@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +66,6 @@ class BagWriter:
     path: Path
     info: Mapping[str, Any]
     bytes_written: int = 0
-    written: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._bag = Writer(self.path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
@@ -106,7 +105,6 @@ class BagWriter:
         self._bag.write(connection, log_ns, data)
         self._pending = True
         self.bytes_written += len(data)
-        self.written[topic.name] = self.written.get(topic.name, 0) + 1
 
     def flush(self) -> None:
         """Puts everything so far on the disk. Raises OSError if the disk does not take it."""

@@ -56,6 +56,11 @@ class TopicCounts:
     written: int = 0
     lost: int = 0
 
+    @property
+    def missing(self) -> int:
+        """How many were sent and are not in the bag, for whatever reason."""
+        return self.lost + self.received - self.written
+
 
 @dataclass(frozen=True)
 class EpisodeInfo:
@@ -99,6 +104,11 @@ class EpisodeInfo:
     def judged(self) -> Verdict | None:
         """What a machine says last."""
         return next((verdict for verdict in reversed(self.verdicts) if verdict.by_machine), None)
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Messages that were sent and are not in the bag, by topic; only topics that miss some."""
+        return {topic: counts.missing for topic, counts in self.counts.items() if counts.missing}
 
     def with_verdict(self, verdict: Verdict) -> EpisodeInfo:
         """The same with one verdict more; an earlier one of its source is replaced."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import shutil
 import tempfile
 from collections import deque
@@ -22,7 +21,6 @@ from twinbrain_ros.control.realtime import RealTimeGuide
 from twinbrain_ros.data.bag import Bag, BagError, Message
 from twinbrain_ros.data.contract import COMPRESSED, in_namespace
 from twinbrain_ros.data.decode import FrameError, image_from_compressed, joints_from_names
-from twinbrain_ros.data.episode_info import EpisodeInfo
 from twinbrain_ros.data.frames import FrameBuilder, NotReady, Observation
 from twinbrain_ros.data.messages import NS_PER_S, chunk_from_message, from_time, image_from_message
 from twinbrain_ros.data.problems import Problems
@@ -61,9 +59,8 @@ def robot_of(bag: Bag, given: str | None = None) -> RobotFile:
     """
     if given is not None:
         return load_robot(given)
-    info = EpisodeInfo.from_json(bag.info)
-    if info.robot_file:
-        return load_robot(_unpacked(info.robot_file, info.urdf))
+    if bag.episode.robot_file:
+        return load_robot(_unpacked(bag.episode.robot_file, bag.episode.urdf))
     for message in _of_type(bag, "twinbrain_ros/msg/ActionChunk"):
         name = bag.decode(message).robot
         try:
@@ -79,9 +76,8 @@ def namespace_of(bag: Bag, robot: RobotFile) -> str:
     Raises:
         BagError: there are several.
     """
-    info = EpisodeInfo.from_json(bag.info)
-    if info.robot:
-        return info.namespace
+    if bag.episode.robot:
+        return bag.episode.namespace
     end = "/" + robot.topics.joint_states
     leaders = {entry.topic for entry in robot.teleop}
     found = [
@@ -128,17 +124,13 @@ def recorded_image(content: Any, topic: str, camera: Camera) -> NDArray[np.uint8
 def _unpacked(robot_file: str, urdf: str) -> Path:
     """Both as files, where they stay until the process ends."""
     document = yaml.safe_load(robot_file)
-    name = str(document.get("name", "robot")) if isinstance(document, dict) else "robot"
-    relative = Path(str(document.get("urdf", ""))).name if isinstance(document, dict) else ""
-    digest = hashlib.sha256((robot_file + urdf).encode()).hexdigest()[:12]
-    directory = Path(tempfile.mkdtemp(prefix=f"twinbrain-{digest}-"))
+    directory = Path(tempfile.mkdtemp(prefix="twinbrain-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    path = directory / f"{Path(name).name}.yaml"
-    # The texts say what they are about by themselves; only the folder is another one.
-    if isinstance(document, dict):
-        document["urdf"] = relative or "robot.urdf"
+    path = directory / "recorded.yaml"
+    if isinstance(document, dict):  # what else it may be, `load_robot` refuses
+        document["urdf"] = "recorded.urdf"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    (directory / (relative or "robot.urdf")).write_text(urdf, encoding="utf-8")
+    path.with_suffix(".urdf").write_text(urdf, encoding="utf-8")
     return path
 
 
@@ -155,7 +147,7 @@ class RecordedFrames:
     ) -> None:
         """namespace: of the arm's topics; None takes the bag's (`namespace_of`)."""
         self.bag, self.robot = bag, robot
-        self.info = EpisodeInfo.from_json(bag.info)
+        self.info = bag.episode
         self.namespace = namespace_of(bag, robot) if namespace is None else namespace
         self.problems = Problems()
         self._builder = FrameBuilder(robot, kinematics)
@@ -226,7 +218,7 @@ class RecordedFrames:
             yield chunk
 
     def _all_there(self, chunk: ActionChunk, newest: dict[str, int]) -> bool:
-        needed = {**dict(zip(self._cameras, chunk.image_stamps_ns, strict=True))}
+        needed = dict(zip(self._cameras, chunk.image_stamps_ns, strict=True))
         needed[self._joints] = chunk.joint_stamp_ns
         return all(newest.get(stream, -1) >= stamp_ns for stream, stamp_ns in needed.items())
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from rosbags.rosbag2.errors import WriterError
 
-from twinbrain_ros.data.bag import open_bag, rewrite_info
+from twinbrain_ros.data.bag import add_verdict
 from twinbrain_ros.data.bag_writer import BagWriter
 from twinbrain_ros.data.contract import Topic
-from twinbrain_ros.data.definitions import DefinitionError
 from twinbrain_ros.data.episode_info import EpisodeInfo, TopicCounts, Verdict
 
 # How long messages may wait for the writing thread to look.
@@ -251,8 +250,7 @@ class Recorder:
             episode.info = episode.info.with_verdict(verdict)
             running = episode is self._episode
         if not running:
-            path = episode.bag.path
-            rewrite_info(path, EpisodeInfo.from_json(open_bag(path).info).with_verdict(verdict).to_json())
+            add_verdict(episode.bag.path, verdict)
         return episode.bag.path
 
     def discard(self, now_ns: int) -> Path:
@@ -329,7 +327,7 @@ class Recorder:
             if self._transform is not None:
                 topic, data = self._transform(topic, data)
             episode.bag.write(topic, item.log_ns, data)
-        except (DefinitionError, ValueError) as error:
+        except ValueError as error:
             # Received and not written: the counts say so, and the sentence why.
             self._tell(f"{item.topic.name}: not recorded: {error}")
             return

@@ -41,15 +41,17 @@ _DEACTIVATE = (Transition.TRANSITION_DEACTIVATE, "deactivate", ACTIVATE_TIMEOUT_
 class Loop:
     """The running nodes, by way of the client that talks to them."""
 
-    def __init__(
-        self, robot: RobotFile, client: LoopClient, pids: Mapping[str, int], records: bool = False
-    ) -> None:
+    def __init__(self, robot: RobotFile, client: LoopClient, pids: Mapping[str, int]) -> None:
         """pids: of the nodes' processes, by name, in the order they are to be brought up."""
         self.robot = robot
         self.client = client
         self.pids = pids
-        self.records = records
         self._baseline: dict[str, dict[str, int]] | None = None
+
+    @property
+    def records(self) -> bool:
+        """Whether episodes can be recorded."""
+        return RECORDER in self.pids
 
     def bring_up(self, before_counting: Callable[[], None] = lambda: None) -> None:
         """Configure and activate all nodes, wait until the policy speaks, and start counting frames.
@@ -197,4 +199,4 @@ def running_loop(settings: LoopSettings) -> Iterator[Loop]:
             node: nodes.start(node, settings.command(node), os.environ).popen.pid for node in settings.nodes
         }
         with LoopClient(settings.robot, nodes.check) as client:
-            yield Loop(settings.robot, client, pids, settings.record is not None)
+            yield Loop(settings.robot, client, pids)

@@ -14,7 +14,7 @@ from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import Bag, BagError, Message, open_bag
 from twinbrain_ros.data.contract import DRY_RUN, in_namespace
 from twinbrain_ros.data.decode import FrameError, joints_from_names
-from twinbrain_ros.data.episode_info import SUCCESS, EpisodeInfo
+from twinbrain_ros.data.episode_info import SUCCESS
 from twinbrain_ros.data.messages import NS_PER_S, from_time
 from twinbrain_ros.data.problems import Problems
 from twinbrain_ros.data.recorded import camera_topics, namespace_of, robot_of
@@ -54,7 +54,7 @@ class _Reading:
 
     def __init__(self, bag: Bag, robot: RobotFile, namespace: str | None) -> None:
         self.bag, self.robot = bag, robot
-        self.info = EpisodeInfo.from_json(bag.info)
+        self.info = bag.episode
         self.problems = Problems()
         self.namespace = namespace_of(bag, robot) if namespace is None else namespace
         self.chunks: Counter[str] = Counter(dict.fromkeys(("published", *OUTCOMES), 0))
@@ -275,14 +275,13 @@ class _Reading:
             jerk_rms=commands.jerk_rms(period_s),
             tracking_error=tuple(commands.tracking_error(*joints).tolist()),
             chunks=dict(self.chunks),
-            lost={topic: n.lost + n.received - n.written for topic, n in self.info.counts.items()
-                  if n.lost or n.received != n.written},
+            lost=self.info.missing,
             events=tuple(sorted(self.events, key=lambda event: event.time_s)),
             film=film.develop() if film is not None else None,
             motion=self._motion(spans) if film is not None else None,
             left_out=self.problems.sentences(),
             truncated=bool(self.bag.truncated),
-        )  # fmt: skip
+        )
 
     def _commands(self) -> Commands:
         count = len(self.robot.arm_joints)

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from twinbrain_ros.data.bag import Bag, Message
-from twinbrain_ros.data.episode_info import EpisodeInfo
 from twinbrain_ros.data.messages import NS_PER_S
 from twinbrain_ros.data.problems import Problems
 from twinbrain_ros.data.recorded import camera_topics, recorded_image
@@ -28,7 +27,7 @@ class FilmReader:
     def __init__(self, bag: Bag, robot: RobotFile, namespace: str, problems: Problems) -> None:
         self._bag, self._problems = bag, problems
         # Not of what was before the episode, which may be another scene.
-        begins_ns = EpisodeInfo.from_json(bag.info).started_ns
+        begins_ns = bag.episode.started_ns
         first_ns = begins_ns if bag.start_ns <= begins_ns <= bag.end_ns else bag.start_ns
         self._moments = [int(ns) for ns in np.linspace(first_ns, bag.end_ns, MOMENTS)]
         self._nearest: dict[tuple[str, int], Message] = {}

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinbrain_ros.control.modes import Mode
-from twinbrain_ros.data.bag import METADATA, Bag, BagError, Message, open_bag, rewrite_info
+from twinbrain_ros.data.bag import METADATA, Bag, BagError, Message, open_bag
 from twinbrain_ros.data.contract import in_namespace
 from twinbrain_ros.data.decode import FrameError
-from twinbrain_ros.data.episode_info import FAILURE, JUDGE, SUCCESS, EpisodeInfo, Verdict
+from twinbrain_ros.data.episode_info import FAILURE, JUDGE, SUCCESS, Verdict
 from twinbrain_ros.data.recorded import camera_topics, namespace_of, recorded_image, robot_of
 from twinbrain_ros.evaluation.comparison import cohens_kappa
 from twinbrain_ros.evaluation.statistics import wilson_interval
@@ -153,7 +153,7 @@ def read_ends(bag: Bag, robot: RobotFile, cameras: Sequence[str], namespace: str
         JudgeError: a camera is none of the robot's, or has no frame that could be read.
         BagError: the bag is damaged, or does not say which namespace.
     """
-    info = EpisodeInfo.from_json(bag.info)
+    info = bag.episode
     inner = namespace_of(bag, robot) if namespace is None else namespace
     streams = _streams(bag, robot, cameras, inner)
     instruction_topic = in_namespace(inner, robot.topics.instruction)
@@ -260,23 +260,13 @@ class Judge:
         template = self.template(len(ends.first))
         asked = self.generalist.check(filled(template, ends.instruction))
         answer = self.generalist.ask(ends.images(self.frames), asked, ANSWER_TOKENS).text
-        label = EpisodeInfo.from_json(bag.info).label
+        label = bag.episode.label
         known = (label.outcome, label.source) if label is not None and label.outcome else ("", "")
         return Judgement(path, asked, f"{JUDGE}: {template}", answer, read_answer(answer), *known)
 
     def _cameras_of(self, robot: RobotFile) -> tuple[str, ...]:
         names = tuple(camera.name for camera in robot.cameras)
         return self.cameras or tuple(name for name in self.generalist.cameras if name in names) or names
-
-
-def write_verdict(path: Path, verdict: Verdict) -> None:
-    """Puts a label beside those that the bag has by now, in place of one of its source.
-
-    Raises:
-        BagError, InfoError, OSError: the bag cannot be read or written.
-    """
-    info = EpisodeInfo.from_json(open_bag(path).info)
-    rewrite_info(path, info.with_verdict(verdict).to_json())
 
 
 @dataclass(frozen=True)

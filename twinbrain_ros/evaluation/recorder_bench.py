@@ -15,9 +15,8 @@ from typing import Any
 import yaml
 
 from twinbrain_ros.data.bag import Bag, open_bag
-from twinbrain_ros.data.contract import in_namespace
-from twinbrain_ros.data.episode_info import EpisodeInfo
 from twinbrain_ros.data.messages import from_time
+from twinbrain_ros.data.recorded import camera_topics
 from twinbrain_ros.demo.client import LoopClient, LoopError
 from twinbrain_ros.demo.loop import RECORDER, LoopSettings, running_loop
 from twinbrain_ros.demo.processes import NodeGroup, node_command
@@ -151,16 +150,12 @@ def measure_cameras(robot: RobotFile, directory: Path, seconds: float, compressi
 
 def _recorded(robot: RobotFile, bag: Bag, sent: dict[str, int], since_ns: int, cores: float) -> Recorded:
     in_bag = {}
-    for camera in robot.cameras:
-        raw = in_namespace("", camera.topic)
-        topic = raw if bag.count(raw) else f"{raw}/compressed"
+    for topic, camera in camera_topics(bag, robot, "").items():
         stamps = [from_time(bag.decode(message).header.stamp) for message in bag.messages([topic])]
         in_bag[camera.name] = sum(stamp_ns > since_ns for stamp_ns in stamps)
-    counts = EpisodeInfo.from_json(bag.info).counts
-    lost = {t: n.lost + n.received - n.written for t, n in counts.items() if n.lost or n.received > n.written}
     size = sum(path.stat().st_size for path in bag.path.iterdir())
     seconds = (bag.end_ns - bag.start_ns) / 1e9
-    return Recorded(sent, in_bag, lost, bag.message_count, size, seconds, cores)
+    return Recorded(sent, in_bag, bag.episode.missing, bag.message_count, size, seconds, cores)
 
 
 @contextmanager

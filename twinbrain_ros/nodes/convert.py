@@ -15,6 +15,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from twinbrain_ros.control.modes import Intervention, ModeChange
 
 # The way back is needed without ROS too: bags are read with it.
+from twinbrain_ros.data.messages import NS_PER_S
 from twinbrain_ros.data.messages import chunk_from_message as chunk_from_message
 from twinbrain_ros.data.messages import from_time as from_time
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
@@ -22,8 +23,6 @@ from twinbrain_ros.msg import ControlMode
 from twinbrain_ros.msg import Intervention as InterventionMessage
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
-
-NS_PER_S = 1_000_000_000
 
 
 def to_time(stamp_ns: int) -> Time:

@@ -34,12 +34,12 @@ from twinbrain_ros.data.contract import (
     info_topic,
     recorded_topics,
 )
+from twinbrain_ros.data.messages import NS_PER_S
 from twinbrain_ros.data.problems import Problems
 from twinbrain_ros.nodes import qos
 from twinbrain_ros.nodes.raw_topics import message_class
 from twinbrain_ros.robot.robot_file import RobotFile
 
-NS_PER_S = 1_000_000_000
 LISTENERS_S = 3.0  # so long is waited for somebody who listens
 SETTLED_S = 0.3  # no more listeners have come for so long: all that are there are matched
 LOOK_S = 0.02

@@ -6,8 +6,9 @@ from builtin_interfaces.msg import Duration
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
+from twinbrain_ros.data.messages import NS_PER_S
 from twinbrain_ros.msg import SceneState as SceneStateMessage
-from twinbrain_ros.nodes.convert import NS_PER_S, from_time, pose_message, to_time
+from twinbrain_ros.nodes.convert import from_time, pose_message, to_time
 from twinbrain_ros.sim.scene import Scene
 from twinbrain_ros.sim.state import SceneState
 from twinbrain_ros.sim.tabletop import TabletopSim
