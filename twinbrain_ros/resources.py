@@ -83,3 +83,8 @@ def transport_environment(current: Mapping[str, str]) -> dict[str, str]:
 def demo_checkpoint() -> Path:
     """Directory of the checkpoint that ships in the package; absent in a tree that was never trained."""
     return Path(__file__).resolve().parent / "checkpoints" / "demo"
+
+
+def train_start(given: str) -> Path:
+    """Directory of the checkpoint that training starts from; `demo` is the shipped one."""
+    return demo_checkpoint() if given == "demo" else Path(given)

@@ -37,7 +37,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(shard: Path) -> Demonstrations:
-    return Demonstrations([shard], CAMERAS)
+    return Demonstrations([shard], CAMERAS, cell_px=24)
 
 
 # -- the loop
@@ -49,14 +49,15 @@ def run_loop(out: Path, steps: int, until: int | None = None) -> tuple[nn.Module
     module = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
     config = LoopConfig(steps=steps, batch_size=4, learning_rate=0.01, warmup_steps=5, save_every_steps=20)
 
-    def losses(step: int) -> dict[str, torch.Tensor]:
+    def batches(step: int, rank: int) -> torch.Tensor:
+        return torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+
+    def losses(x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
         if step == until:
             raise KeyboardInterrupt
-        generator = torch.Generator().manual_seed(step)
-        x = torch.randn(4, 3, generator=generator)
         return {"fit": (module(x) - x.sum(1, keepdim=True)).square().mean()}
 
-    return module, train_loop("fit", module, losses, config, out)
+    return module, train_loop("fit", module, losses, batches, config, out)
 
 
 def test_a_killed_run_resumes_on_the_same_curve_bit_for_bit(tmp_path: Path) -> None:
@@ -82,7 +83,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path: Path) -> None
     config = LoopConfig(steps=5, batch_size=1, learning_rate=0.1)
     with pytest.raises(FloatingPointError, match="fit: loss is nan at step 0"):
         train_loop(
-            "fit", module, lambda s: {"x": module(torch.full((1, 1), torch.nan)).sum()}, config, tmp_path
+            "fit",
+            module,
+            lambda x, step: {"x": module(x).sum()},
+            lambda step, rank: torch.full((1, 1), torch.nan),
+            config,
+            tmp_path,
         )
 
 
@@ -164,16 +170,16 @@ def test_a_shard_is_a_function_of_its_index(shard: Path, tmp_path: Path) -> None
 
 def test_grounding_targets_point_at_the_pixels_of_the_named_block(data: Demonstrations) -> None:
     """Where the front view shows the named block's colour, the target cell is there (or beside it)."""
-    batch = data.batch(0, 0, 200, 24)
+    batch = data.batch(0, 0, 200)
     colours = {"red": (0, 1), "green": (1, 0), "blue": (2, 0)}
     checked = 0
     for i, text in enumerate(batch.instructions):
         colour = text.split()[3] if text.startswith("pick") else text.split()[2]
-        cell = int(batch.cells["front"][i, 0])
+        cell = int(batch.grounding.cells["front"][i, 0])
         if colour not in colours or cell < 0:
             continue
-        column = (cell % 4 + float(batch.offsets["front"][i, 0, 0])) * 24
-        row = (cell // 4 + float(batch.offsets["front"][i, 0, 1])) * 24
+        column = (cell % 4 + float(batch.grounding.offsets["front"][i, 0, 0])) * 24
+        row = (cell // 4 + float(batch.grounding.offsets["front"][i, 0, 1])) * 24
         image = batch.images["front"][i // GOALS_PER_FRAME].int()
         around = image[
             max(0, int(row) - 2) : int(row) + 3, max(0, int(column) - 2) : int(column) + 3
@@ -184,7 +190,7 @@ def test_grounding_targets_point_at_the_pixels_of_the_named_block(data: Demonstr
 
 
 def test_a_frame_is_trained_with_the_goal_pursued_and_another(data: Demonstrations) -> None:
-    batch = data.batch(0, 0, 40, 24)
+    batch = data.batch(0, 0, 40)
     assert len(batch.instructions) == len(batch.actions) == 40
     assert len(batch.state) == len(batch.images["front"]) == 40 // GOALS_PER_FRAME
     pursued = {decode_goal(g).instruction() for g in data.arrays["goals"][:, 0]}
@@ -193,7 +199,7 @@ def test_a_frame_is_trained_with_the_goal_pursued_and_another(data: Demonstratio
 
 
 def test_aims_lead_from_the_tool_to_what_is_named(data: Demonstrations) -> None:
-    batch = data.batch(0, 0, 200, 24)
+    batch = data.batch(0, 0, 200)
     states = batch.state.repeat_interleave(GOALS_PER_FRAME, dim=0)
     for i, text in enumerate(batch.instructions):
         row = int((data.arrays["state"] == states[i].numpy()).all(1).nonzero()[0][0])
@@ -201,13 +207,13 @@ def test_aims_lead_from_the_tool_to_what_is_named(data: Demonstrations) -> None:
         names = [words[3]] if words[0] == "pick" else [words[2], words[6]]
         for thing, (colour, group) in enumerate(zip(names, (slice(0, 3), slice(3, 5)), strict=False)):
             index = group.start + data.arrays["colours"][row][group].tolist().index(COLOURS.index(colour))
-            found = states[i, :3] + 0.1 * batch.aims[i, thing, :3]
+            found = states[i, :3] + 0.1 * batch.grounding.aims[i, thing, :3]
             torch.testing.assert_close(found, torch.from_numpy(data.arrays["positions"][row, index]))
             angle = float(data.arrays["yaws"][row, index] - states[i, 5])
             turned = torch.tensor([np.cos(4 * angle), np.sin(4 * angle)], dtype=torch.float32)
-            torch.testing.assert_close(batch.aims[i, thing, 3:], turned, atol=1e-4, rtol=0.0)
+            torch.testing.assert_close(batch.grounding.aims[i, thing, 3:], turned, atol=1e-4, rtol=0.0)
         if words[0] == "pick":
-            assert not batch.aims[i, 1].any()
+            assert not batch.grounding.aims[i, 1].any()
 
 
 def test_goals_survive_their_codes() -> None:
@@ -249,7 +255,7 @@ def test_every_question_and_instruction_is_within_the_vocabulary(data: Demonstra
     tokenizer = word_tokenizer(words())
     rng = np.random.default_rng(1)
     questions = QuestionMaker(data, CAMERAS).draw(rng, rng.integers(0, data.size, 300))
-    texts = [q.text + " " + q.answer for q in questions] + data.batch(0, 0, 100, 24).instructions
+    texts = [q.text + " " + q.answer for q in questions] + data.batch(0, 0, 100).instructions
     assert all(tokenizer.unk_token_id not in tokenizer(t)["input_ids"] for t in texts)
 
 
@@ -269,6 +275,10 @@ def test_the_demo_file_builds_a_twin_below_twenty_megabytes() -> None:
     [
         (lambda v: v.update(polcy=1), "unknown key 'polcy'"),
         (lambda v: v.pop("policy"), "key 'policy' is missing"),
+        (lambda v: v.pop("data"), "data, datasets: found neither, expected one of them"),
+        (lambda v: v.update(start="out/ft"), "start: found 'out/ft' with model given and vlm given"),
+        (lambda v: v["policy"].update(precision="int8"), "policy: precision: found 'int8'"),
+        (lambda v: v["policy"].update(learning_rates={"vlm": "x"}), "learning_rates: vlm: found 'x'"),
         (lambda v: v["policy"].update(steps="many"), "policy: steps: found 'many', expected int"),
         (lambda v: v["model"].update(cameras=3), "cameras: found 3, expected a list"),
     ],
@@ -297,6 +307,6 @@ def test_the_stretches_of_a_resumed_stage_add_up(tmp_path: Path, monkeypatch: py
 def test_two_runs_are_not_mixed_in_one_folder(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("robot: other\n")
     with pytest.raises(TrainConfigError, match="holds an earlier run; give --resume"):
-        main(DEMO, tmp_path)
+        main(*load_train_config(DEMO), tmp_path)
     with pytest.raises(TrainConfigError, match="was started from another training file"):
-        main(DEMO, tmp_path, resume=True)
+        main(*load_train_config(DEMO), tmp_path, resume=True)

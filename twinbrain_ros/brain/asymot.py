@@ -4,7 +4,7 @@ The left brain runs first and every layer's keys and values are kept. The right 
 as its past: at a joint layer its queries see [left ; right], at other layers only the right brain's own
 tokens. Nothing of transformers is patched: the attention layers only ever call `cache.update(...)`, and
 the attention itself is a registered function. The left brain runs without gradients, so none can flow
-past the seam.
+past the seam (unless a config wants it trained).
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class LeftMemory(Cache):
 
 
 class JointCache(Cache):
-    """The left brain's memory as the right brain's past: [left ; right] at joint layers."""
+    """The left brain's memory as the right brain's past: [left ; right] at joint layers; None: no past."""
 
-    def __init__(self, left: LeftMemory, interaction_interval: int = 0) -> None:
+    def __init__(self, left: LeftMemory | None, interaction_interval: int = 0) -> None:
         super().__init__(layers=[])
         self.left = left
         self.interaction_interval = interaction_interval
@@ -53,7 +53,7 @@ class JointCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if not is_joint_layer(layer_idx, self.interaction_interval):
+        if self.left is None or not is_joint_layer(layer_idx, self.interaction_interval):
             return key_states, value_states
         left_keys, left_values = self.left.pairs[layer_idx]
         return torch.cat([left_keys, key_states], dim=2), torch.cat([left_values, value_states], dim=2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +127,12 @@ def ties_head(vlm: dict[str, Any]) -> bool:
     return bool(vlm.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
 
 
-def save_weights(model: TwinBrain, directory: Path) -> None:
+def save_weights(
+    model: TwinBrain, directory: Path, tensors: Iterable[tuple[str, Tensor]] | None = None
+) -> None:
+    """Writes a model's tensors, or others in their place."""
     with WeightsWriter(directory) as writer:
-        for name, tensor in model.state_dict().items():
+        for name, tensor in model.state_dict().items() if tensors is None else tensors:
             if is_stored(name, model.config):
                 writer.add(name, tensor)
 
@@ -170,7 +173,7 @@ def with_memory(model: TwinBrain, device: torch.device, dtype: torch.dtype) -> N
             parameter.data = parameter.data.to(dtype)
     check_memory(sum(p.numel() for p in model.parameters()), dtype, device, free_bytes(device))
     fresh = backbone.build_vlm(_shallow(model.config))
-    for brain in (model.left, model.right):
+    for brain in model.brains():
         backbone.materialize(brain, fresh, device)
         brain.tie_weights()
     for part in (model.state_encoder, model.expert):

@@ -89,11 +89,27 @@ class ExpertConfig:
     # Whether it was trained with steps of the chunk given, at flow time 1 (arXiv 2512.05964): then real-time
     # chunking needs no guidance.
     prefix_trained: bool = False
+    # What cross-attention reads of the right brain: "last_layer", its final states in every cross block, or
+    # "layer_wise": cross block j of C reads the states after layer ceil((j + 1) N / C) - 1 of the N that are
+    # run, counted from 0, so the last one the last layer's. Whichever they are, they pass the final norm.
+    reads: str = "last_layer"
 
     def __post_init__(self) -> None:
         _one_of("expert.prediction", self.prediction, ("velocity", "clean"))
+        _one_of("expert.reads", self.reads, ("last_layer", "layer_wise"))
         if self.width % self.heads:
             raise CheckpointError(f"expert.width {self.width} is not a multiple of expert.heads {self.heads}")
+
+    @property
+    def cross_blocks(self) -> int:
+        """How many blocks attend to the right brain: every other one, from the first on."""
+        return (self.layers + 1) // 2
+
+    def layers_read(self, layers: int) -> tuple[int, ...]:
+        """Which of the right brain's `layers` each cross block reads the states of, counted from 0."""
+        if self.reads == "last_layer":
+            return (layers - 1,) * self.cross_blocks
+        return tuple(-(-(j + 1) * layers // self.cross_blocks) - 1 for j in range(self.cross_blocks))
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,12 @@ class TwinBrainConfig:
     # final hidden states. "action_queries" (the published code): the expert attends to the final states of
     # `query_tokens` tokens in the prompt, and the state, where there is one, is a token of the expert.
     conditioning: str = "hidden_states"
+    # "frozen" (the paper). "trained": gradients reach it through what the right brain reads of it, as in the
+    # paper's ablation. "none": the right brain is alone; joint layers are layers like the others.
+    left_brain: str = "frozen"
+    # Who takes the state with conditioning "hidden_states": the "right_brain" (the paper), or the "expert",
+    # as in a single brain that is shown images and words only; then `right_prompt` has no <|propri|>.
+    state_goes_to: str = "right_brain"
     query_tokens: int = 0
     query_separator: str = " "
     # How many layers of the right brain are run; None: all. The last one's states pass the final norm.
@@ -188,12 +210,10 @@ class TwinBrainConfig:
         if unknown:
             raise CheckpointError(f"left_cameras: found {unknown}, expected some of {names}")
         _one_of("conditioning", self.conditioning, ("hidden_states", "action_queries"))
+        _one_of("left_brain", self.left_brain, ("frozen", "trained", "none"))
+        _one_of("state_goes_to", self.state_goes_to, ("right_brain", "expert"))
         _one_of("left_visibility", self.left_visibility, ("full", "index_causal"))
-        placeholder = STATE_TOKEN if self.conditioning == "hidden_states" else QUERIES
-        if self.right_prompt.count(placeholder) != 1:
-            raise CheckpointError(
-                f"right_prompt: found {self.right_prompt!r}, expected {placeholder} exactly once"
-            )
+        self._check_right_prompt()
         if (self.conditioning == "action_queries") != (self.query_tokens > 0):
             raise CheckpointError(
                 f"query_tokens: found {self.query_tokens} with conditioning {self.conditioning!r}, "
@@ -205,6 +225,21 @@ class TwinBrainConfig:
         ):
             if stats is not None and len(stats.mean) != dims:
                 raise CheckpointError(f"{key}: found {len(stats.mean)} entries, expected {dims}")
+
+    def _check_right_prompt(self) -> None:
+        queries = self.conditioning == "action_queries"
+        placeholder = QUERIES if queries else STATE_TOKEN
+        times = 0 if not queries and self.expert_takes_state else 1
+        if self.right_prompt.count(placeholder) != times:
+            raise CheckpointError(
+                f"right_prompt: found {self.right_prompt!r}, expected {placeholder} "
+                + ("exactly once" if times else "nowhere, as the state goes to the expert")
+            )
+
+    @property
+    def expert_takes_state(self) -> bool:
+        """Whether the state is a token of the expert rather than of the right brain."""
+        return self.conditioning == "action_queries" or self.state_goes_to == "expert"
 
     @property
     def robot_state_names(self) -> tuple[str, ...]:

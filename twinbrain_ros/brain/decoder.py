@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from twinbrain_ros.brain.asymot import masked_attention
 from twinbrain_ros.brain.prompt import PromptBatch
@@ -53,6 +54,13 @@ def prepare_side(vlm: Any, prompts: PromptBatch, mask: Tensor | None) -> Side:
     )
 
 
+def no_words(like: Side) -> Side:
+    """Prompts without a token, as many as of `like`: what a brain that is not there is told."""
+    cos, sin = like.rotary
+    slots = like.image_slots[:, :0]
+    return Side(like.embeds[:, :0], (cos[:, :0], sin[:, :0]), None, slots, like.state_slots, None, None)
+
+
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A bool mask as what is added to scores: SDPA would convert it in every layer."""
     if mask.dtype != torch.bool:
@@ -74,28 +82,47 @@ def _index(slots: Tensor, like: Tensor) -> Tensor:
 
 
 def run_layers(
-    vlm: Any, side: Side, x: Tensor, cache: Any, layers: range, deepstack: list[Tensor] | None = None
+    vlm: Any,
+    side: Side,
+    x: Tensor,
+    cache: Any,
+    layers: range,
+    deepstack: list[Tensor] | None = None,
+    recompute: bool = False,
 ) -> Tensor:
-    """Hidden states [B, L, H] after the given layers. deepstack: features [B, n, H], one per first layer."""
+    """Hidden states [B, L, H] after the given layers. deepstack: features [B, n, H], one per first layer;
+    recompute: what is inside a layer is computed again for the backward pass, not kept."""
     decoder = vlm.model.language_model.layers
     for i in layers:
-        x = decoder[i](x, attention_mask=side.mask, position_embeddings=side.rotary, past_key_values=cache)
+
+        def layer(x: Tensor, at: Any = decoder[i]) -> Tensor:
+            out: Tensor = at(
+                x, attention_mask=side.mask, position_embeddings=side.rotary, past_key_values=cache
+            )
+            return out
+
+        x = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
         if deepstack and i < len(deepstack):
             added = deepstack[i].to(x.dtype)
             x = x.scatter_add(1, _index(side.image_slots, added), added)
     return x
 
 
+def wanted(vlm: Any, side: Side, x: Tensor) -> Tensor:
+    """States after any layer past the final norm, for the rows that are wanted: [B, K or L, H]."""
+    if side.rows is not None:
+        x = x.gather(1, _index(side.rows, x))
+    normed: Tensor = vlm.model.language_model.norm(x)
+    return normed
+
+
 def finish(vlm: Any, side: Side, x: Tensor, cache: Any, last: int, deepstack: list[Tensor]) -> Tensor:
     """Layer `last` and the final norm, for the rows that are wanted: [B, K or L, H]."""
     text = vlm.model.language_model
     if side.rows is None or last < len(deepstack):
-        x = run_layers(vlm, side, x, cache, range(last, last + 1), deepstack)
-        if side.rows is not None:
-            x = x.gather(1, _index(side.rows, x))
-    else:
-        x = _layer_at_rows(text.layers[last], side, x, cache)
-    return text.norm(x)
+        return wanted(vlm, side, run_layers(vlm, side, x, cache, range(last, last + 1), deepstack))
+    normed: Tensor = text.norm(_layer_at_rows(text.layers[last], side, x, cache))
+    return normed
 
 
 def remember_keys_values(layer: Any, side: Side, x: Tensor, cache: Any) -> tuple[Tensor, Tensor]:

@@ -75,7 +75,7 @@ class TwinEngine:
         self._calls: OrderedDict[Any, Callable[..., Sequence[Tensor]]] = OrderedDict()
         self._schedule: list[tuple[Tensor, FlowTime]] = []
         # What constants are made of; walking the modules for it in every chunk would cost more than the look.
-        tables = [brain.get_input_embeddings().weight for brain in (model.right, model.left)]
+        tables = [brain.get_input_embeddings().weight for brain in model.brains()]
         self._watched = [*tables, *model.expert.parameters()]
         self._weights: tuple[int, ...] = ()
 
@@ -121,7 +121,9 @@ class TwinEngine:
 
     @torch.inference_mode()
     def remember(self, pixels: Mapping[str, Tensor], prepared: Prepared) -> LeftMemory:
-        """The left brain's keys and values for images as of `see`."""
+        """The left brain's keys and values for images as of `see`; none where there is no left brain."""
+        if self.model.left is None:
+            return LeftMemory()
         names = self.model.config.left_cameras
 
         def left(*tensors: Tensor) -> list[Tensor]:

@@ -143,10 +143,17 @@ class ActionExpert(nn.Module):
     def context(self, condition: Tensor, valid: Tensor | None, state: Tensor | None = None) -> Context:
         """Keys and values of the condition for every cross block.
 
-        condition [B, L, H]; valid bool [B, L], None where all is real; state [B, width], already encoded.
+        condition [B, L, H], or [B, C * L, H] where each of the C cross blocks reads another layer, the last
+        one's in front; valid bool [B, L], None where all is real; state [B, width], already encoded.
         """
         condition = condition.to(self.time_in.weight.dtype)
-        pairs = [b.keys_values(condition) for b in self.blocks if b.is_cross]  # type: ignore[operator]
+        count = self.config.cross_blocks
+        sources = (condition,) * count
+        if self.config.reads == "layer_wise":
+            last, *others = condition.chunk(count, dim=1)
+            sources = (*others, last)
+        cross: Any = [block for block in self.blocks if block.is_cross]
+        pairs = [block.keys_values(source) for block, source in zip(cross, sources, strict=True)]
         return Context(
             [k for k, _ in pairs],
             [v for _, v in pairs],

@@ -1,4 +1,4 @@
-"""The frozen left brain as what it still is: a VLM that answers questions about images.
+"""The left brain as what it still is: a VLM that answers questions about images.
 
 A policy may run on the same weights in another thread at the same time: nothing is written here that it
 reads.
@@ -40,11 +40,13 @@ class Answer:
 
 
 class Generalist:
-    """The left brain of a policy. Not thread-safe by itself; safe beside a policy that acts."""
+    """The left brain of a policy, or its only brain, with whatever training has left of its knowledge. Not
+    thread-safe by itself; safe beside a policy that acts."""
 
     def __init__(self, policy: TwinBrainPolicy) -> None:
         self.policy = policy
         self._model = policy.model
+        self._brain = policy.model.brains()[0]
         self._ends = _end_ids(policy.tokenizer)
 
     @property
@@ -120,28 +122,28 @@ class Generalist:
 
     def _read(self, images: dict[str, Tensor], prompts: PromptBatch, cache: Cache) -> Tensor:
         """The last hidden state [1, 1, H] of the prompt, whose keys and values go to the cache."""
-        left = self._model.left
+        brain = self._brain
         # Whatever the policy does without them: the stock model has them.
-        features, extra = self._model.image_features(left, images, tuple(images), deepstack=True)
-        side = decoder.prepare_side(left, prompts, None)
+        features, extra = self._model.image_features(brain, images, tuple(images), deepstack=True)
+        side = decoder.prepare_side(brain, prompts, None)
         return self._run(side, decoder.fill(side, features, None), cache, extra)
 
     def _step(self, token: int, position: int, cache: Cache) -> Tensor:
         """The last hidden state [1, 1, H] after one more token."""
-        left, device = self._model.left, self.policy.device
-        embeds = left.get_input_embeddings()(torch.tensor([[token]], device=device))
+        brain, device = self._brain, self.policy.device
+        embeds = brain.get_input_embeddings()(torch.tensor([[token]], device=device))
         positions = torch.full((3, 1, 1), position, device=device)
-        rotary = left.model.language_model.rotary_emb(embeds, positions)
+        rotary = brain.model.language_model.rotary_emb(embeds, positions)
         none = torch.empty((1, 0), dtype=torch.long, device=device)
         return self._run(Side(embeds, rotary, None, none, none[:, :1], None, None), embeds, cache, [])
 
     def _run(self, side: Side, x: Tensor, cache: Cache, deepstack: list[Tensor]) -> Tensor:
-        text = self._model.left.model.language_model
-        x = decoder.run_layers(self._model.left, side, x, cache, range(len(text.layers)), deepstack)
+        text = self._brain.model.language_model
+        x = decoder.run_layers(self._brain, side, x, cache, range(len(text.layers)), deepstack)
         return text.norm(x[:, -1:])
 
     def _likeliest(self, hidden: Tensor) -> int:
-        return int(self._model.left.lm_head(hidden)[0, -1].argmax())
+        return int(self._brain.lm_head(hidden)[0, -1].argmax())
 
 
 class _Said:

@@ -49,14 +49,16 @@ def initialize(base: str, vlm: BaseVlm, config: TwinBrainConfig, out: Path, seed
     the seed. Raises CheckpointError if the base VLM's tensors are not those of its config.
     """
     files = weight_files(weights_folder(base))
+    twin = dataclasses.replace(config, left_brain="frozen")  # whose left brain is the base VLM as it is
+    sides = ("right.",) if config.left_brain == "none" else ("left.", "right.")
     expected = {
         n.removeprefix("left."): tuple(p.shape)
-        for n, p in meta_twin(config).named_parameters()
+        for n, p in meta_twin(twin).named_parameters()
         if n.startswith("left.") and is_stored(n, config)
     }
     out.mkdir(parents=True, exist_ok=True)
     with WeightsWriter(out) as writer:
-        for side in ("left.", "right."):
+        for side in sides:
             found = set()
             for name, tensor in _base_tensors(files, config):
                 if name in expected and tuple(tensor.shape) != expected[name]:

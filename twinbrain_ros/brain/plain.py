@@ -3,7 +3,8 @@
 Nothing is kept from call to call and nothing is left out. Each brain preprocesses the images itself and runs
 its stock vision tower; all layers of both brains run in full, on every row and with eager attention; the
 vocabulary projection covers the whole right sequence though no action needs it; the action head repeats in
-each Euler step what does not change between them. One observation and one prompt per brain at a time.
+each Euler step what does not change between them, and in training for each draw of noise. Chunks are made one
+at a time.
 """
 
 from __future__ import annotations
@@ -57,26 +58,77 @@ def plain_chunk(
     """
     if any(len(p.ids) != 1 or not p.unpadded for p in prompts):
         raise ValueError("prompts: found several or padded ones, expected one without padding per brain")
-    config = model.config
     encode, expert = head or (model.state_encoder, model.expert)
+    read, token = _condition(model, images, views, state, prompts, encode, expert)
+    return _denoise(expert, read, token, noise.float())
+
+
+def plain_flow_loss(
+    model: TwinBrain,
+    images: Mapping[str, Tensor],
+    views: Sequence[View],
+    state: Tensor | None,
+    prompts: tuple[PromptBatch, PromptBatch],
+    actions: Tensor,
+    noise: Tensor,
+    time: Tensor,
+) -> Tensor:
+    """The flow-matching loss of B samples as the reference computes it, with gradients.
+
+    images: uint8 [B, H, W, 3] per camera; state [B, S] and actions [B, T, A] in model units; prompts: B, none
+    padded; noise [R * B, T, A] and time [R * B]: R draws per sample, tiled b0 b1 .. b0 b1 ... As there, all
+    that the head is told is repeated R times, and each of its layers works on all of that. Raises ValueError
+    for padded prompts.
+    """
+    if any(not p.unpadded for p in prompts):
+        raise ValueError("prompts: found padded ones, expected none")
+    expert = model.expert
+    read, token = _condition(model, images, views, state, prompts, model.state_encoder, expert)
+    repeats = len(noise) // len(actions)
+    read = [states.repeat(repeats, 1, 1) for states in read]
+    token = None if token is None else token.repeat(repeats, 1)
+    target, at = actions.repeat(repeats, 1, 1), time[:, None, None]
+    out = _head(expert, read, token, (1 - at) * noise + at * target, time)
+    wanted = target if expert.config.prediction == "clean" else target - noise
+    return (out - wanted).square().mean()
+
+
+def _condition(
+    model: TwinBrain,
+    images: Mapping[str, Tensor],
+    views: Sequence[View],
+    state: Tensor | None,
+    prompts: tuple[PromptBatch, PromptBatch],
+    encode: nn.Module | None,
+    expert: ActionExpert,
+) -> tuple[list[Tensor], Tensor | None]:
+    """What each cross block reads, float32 [B, L or K, H], and the expert's state token [B, width] if any."""
+    config = model.config
     encoded = None if state is None or encode is None else encode(state.to(expert.time_in.weight.dtype))
-    left = _stream(model, model.left, images, [v for v in views if v.name in config.left_cameras], prompts[0])
+    left = None
+    if model.left is not None:
+        seen = [v for v in views if v.name in config.left_cameras]
+        with _left_gradients(model):
+            left = _stream(model, model.left, images, seen, prompts[0])
     right = _stream(model, model.right, images, views, prompts[1])
-    if encoded is not None and not model.asks:
-        right.x[:, prompts[1].state_slots] = encoded.to(right.x.dtype)
+    if encoded is not None and not config.expert_takes_state:
+        rows = torch.arange(len(right.x), device=right.x.device)
+        right.x = right.x.index_put((rows, prompts[1].state_slots), encoded.to(right.x.dtype))
     hidden = _joint_layers(model, left, right)
     model.right.lm_head(hidden[-1])  # the reference computes all logits and looks at none
-    condition = hidden[model.last]
+    read = [hidden[layer] for layer in config.expert.layers_read(model.last + 1)]
     if model.asks:
-        condition = condition[:, prompts[1].query_slots[0]]
-    return _denoise(expert, condition.float(), encoded if model.asks else None, noise.float())
+        read = [states[:, prompts[1].query_slots[0]] for states in read]
+    token = encoded if config.expert_takes_state else None
+    return [states.float() for states in read], token
 
 
 def _stream(
     model: TwinBrain, brain: Any, images: Mapping[str, Tensor], views: Sequence[View], prompt: PromptBatch
 ) -> _Stream:
     """Pixels and tokens of one brain as the input of its first layer."""
-    sized = [scale(images[v.name], v) for v in views]
+    # One image after the other, those of a sample in a row.
+    sized = [scale(images[v.name][i : i + 1], v) for i in range(len(prompt.ids)) for v in views]
     grids = torch.tensor([[1, *model.layout.grid(*i.shape[1:3])] for i in sized], device=prompt.ids.device)
     patches = torch.cat([with_frames(patchify(i, model.layout), model.layout) for i in sized])
     visual = brain.model.visual
@@ -93,6 +145,12 @@ def _stream(
     return _Stream(brain, x, rotary, mask, images_at, list(deepstack) if model.config.deepstack else [])
 
 
+def _left_gradients(model: TwinBrain) -> torch.set_grad_enabled:
+    """Gradients where there are any, but none in a frozen left brain."""
+    trained = model.left is not None and next(model.left.parameters()).requires_grad
+    return torch.set_grad_enabled(torch.is_grad_enabled() and trained)
+
+
 @contextmanager
 def _stock_attention(visual: Any) -> Iterator[None]:
     """The tower's own way to attend: image by image (or window by window), split on the host."""
@@ -104,24 +162,31 @@ def _stock_attention(visual: Any) -> Iterator[None]:
         visual.config._attn_implementation = ours
 
 
-def _joint_layers(model: TwinBrain, left: _Stream, right: _Stream) -> list[Tensor]:
-    """The right brain's states [1, Lr, H] after each layer, each past the final norm."""
-    joint = _joint_mask(left.mask, right.mask, model.config.left_visibility)
+def _joint_layers(model: TwinBrain, left: _Stream | None, right: _Stream) -> list[Tensor]:
+    """The right brain's states [1, Lr, H] after each layer, past the final norm where they are looked at."""
+    joint = right.mask
+    if left is not None:
+        joint = _joint_mask(left.mask, right.mask, model.config.left_visibility)
     states = []
-    for i in range(len(left.brain.model.language_model.layers)):
-        queries, own_keys, own_values = _project(left, i)
-        _finish_layer(left, i, _attention(queries, own_keys, own_values, left.mask))
+    for i in range(len(right.brain.model.language_model.layers)):
+        theirs: list[Tensor] = []
+        if left is not None:
+            with _left_gradients(model):
+                queries, *theirs = _project(left, i)
+                _finish_layer(left, i, _attention(queries, theirs[0], theirs[1], left.mask))
         queries, keys, values = _project(right, i)
         mask = right.mask
-        if is_joint_layer(i, model.config.interaction_interval):
-            keys, values = torch.cat([own_keys, keys], 2), torch.cat([own_values, values], 2)
+        if theirs and is_joint_layer(i, model.config.interaction_interval):
+            keys, values = torch.cat([theirs[0], keys], 2), torch.cat([theirs[1], values], 2)
             mask = joint
         _finish_layer(right, i, _attention(queries, keys, values, mask))
         states.append(right.x)
-    left.brain.model.language_model.norm(left.x)
+    if left is not None:
+        left.brain.model.language_model.norm(left.x)
     norm = right.brain.model.language_model.norm
-    # The final norm of the last layer and, where another is selected, of that one.
-    return [norm(x) if i in (model.last, len(states) - 1) else x for i, x in enumerate(states)]
+    # The final norm of the last layer and, where others are selected, of those.
+    looked_at = {len(states) - 1, *model.config.expert.layers_read(model.last + 1)}
+    return [norm(x) if i in looked_at else x for i, x in enumerate(states)]
 
 
 def _joint_mask(left: Tensor, right: Tensor, visibility: str) -> Tensor:
@@ -166,8 +231,8 @@ def _finish_layer(stream: _Stream, index: int, attended: Tensor) -> None:
     stream.x = x
 
 
-def _denoise(expert: ActionExpert, condition: Tensor, state: Tensor | None, noise: Tensor) -> Tensor:
-    """Euler steps from noise to actions, each on its own from the condition [1, K, H] on."""
+def _denoise(expert: ActionExpert, condition: list[Tensor], state: Tensor | None, noise: Tensor) -> Tensor:
+    """Euler steps from noise to actions, each on its own from each cross block's condition [1, K, H] on."""
     steps, x = expert.config.denoise_steps, noise
     for k in range(steps):
         time = torch.full((1,), k / steps, device=x.device)
@@ -178,19 +243,22 @@ def _denoise(expert: ActionExpert, condition: Tensor, state: Tensor | None, nois
     return x
 
 
-def _head(e: ActionExpert, condition: Tensor, state: Tensor | None, noisy: Tensor, time: Tensor) -> Tensor:
+def _head(
+    e: ActionExpert, condition: list[Tensor], state: Tensor | None, noisy: Tensor, time: Tensor
+) -> Tensor:
     """The action head's output [1, T, A] at a flow time, with nothing known beforehand."""
     width, bucket = e.config.width, (time * e.config.time_buckets).floor()
     wave = sinusoid(bucket, 256, e.config.time_frequency_shift)
     embedded = F.silu(e.time_out(F.silu(e.time_in(wave))))[:, None]
     tau = sinusoid(bucket, width)[:, None].expand(-1, noisy.shape[1], -1)
     actions = e.action_out(F.silu(e.action_time(torch.cat([e.action_in(noisy), tau], dim=-1)))) + e.position
-    tokens = [e.future[None], actions]
+    tokens = [e.future.expand(len(noisy), -1, -1), actions]
     x = torch.cat(tokens if state is None else [state[:, None], *tokens], dim=1)
+    reads = iter(condition)
     for block in e.blocks:
         scale_by, shift_by = block.modulation(embedded).chunk(2, dim=-1)  # type: ignore[operator]
         h = F.layer_norm(x, (width,), eps=1e-5) * (1 + scale_by) + shift_by
-        keys, values = block.keys_values(condition if block.is_cross else h)  # type: ignore[operator]
+        keys, values = block.keys_values(next(reads) if block.is_cross else h)  # type: ignore[operator]
         queries = block.split_heads(block.query(h))  # type: ignore[operator]
         attended = F.scaled_dot_product_attention(queries, keys, values)
         x = x + block.out(attended.transpose(1, 2).flatten(2))  # type: ignore[operator]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,8 +148,9 @@ class TwinBrainPolicy:
 
     # -- acting
 
-    def check_robot(self, robot: RobotFile) -> None:
-        """Refuses a robot file that this checkpoint was not made for, naming every difference."""
+    def check_robot(self, robot: RobotFile, to_act: bool = True) -> None:
+        """Refuses a robot file that this checkpoint was not made for, naming every difference; to_act: also a
+        checkpoint that was never trained."""
         own, theirs = self.config, robot.action
         cameras = {c.name for c in robot.cameras}
         pairs: list[tuple[str, Any, Any]] = [
@@ -162,7 +163,7 @@ class TwinBrainPolicy:
             ("state names", list(own.robot_state_names), list(robot.observation.state_names)),
         ]
         wrong = [f"{what}: checkpoint {a!r}, robot file {b!r}" for what, a, b in pairs if a != b]
-        if own.action_statistics is None:
+        if to_act and own.action_statistics is None:
             wrong.append("statistics: checkpoint has none, it was never trained")
         missing = [c.name for c in own.cameras if c.name not in cameras]
         if missing:
@@ -343,13 +344,16 @@ class TwinBrainPolicy:
 
     # -- files
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Writes config.json, the weights and the tokenizer into a directory."""
+    def save_pretrained(
+        self, directory: str | Path, tensors: Iterable[tuple[str, Tensor]] | None = None
+    ) -> None:
+        """Writes config.json, the weights and the tokenizer into a directory; tensors: others in place of the
+        model's own, by the names of an untouched model."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.config.save(directory)
         self.tokenizer.save_pretrained(directory)
-        checkpoint.save_weights(self.model, directory)
+        checkpoint.save_weights(self.model, directory, tensors)
 
     @classmethod
     def from_pretrained(

@@ -99,7 +99,10 @@ def describe_config(config: TwinBrainConfig) -> dict[str, Any]:
         },
         "brain": {
             "model_type": config.vlm["model_type"],
+            "left_brain": config.left_brain,
             "conditioning": config.conditioning,
+            "expert_reads": config.expert.reads,
+            "expert_takes_state": config.expert_takes_state,
             "query_tokens": config.query_tokens,
             "interaction_interval": config.interaction_interval,
             "left_visibility": config.left_visibility,
@@ -121,6 +124,10 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     condition = (
         f"the states of {brain['query_tokens']} query tokens" if asks else "all states of the right brain"
     )
+    if brain["expert_reads"] == "layer_wise":
+        condition += ", of another layer in each cross block"
+    alone = brain["left_brain"] == "none"
+    sees = "no left brain" if alone else f"the left brain sees {', '.join(facts['left_brain_cameras'])}"
     lines: list[tuple[str, str]] = [(key, facts[key]) for key in ("checkpoint", "config") if key in facts]
     if "bytes" in facts:
         stored = ", ".join(f"{size / 1e6:,.1f} MB {dtype}" for dtype, size in facts["stored_bytes"].items())
@@ -137,13 +144,19 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("memory", ", ".join(f"{size / 1e9:,.2f} GB in {t}" for t, size in parameters["bytes"].items())),
         (
             "brains",
-            f"{brain['model_type']}, interaction interval {brain['interaction_interval']}, left visibility "
-            f"{brain['left_visibility']}",
+            f"{brain['model_type']}, the right one alone"
+            if alone
+            else f"{brain['model_type']}, left one {brain['left_brain']}, interaction interval "
+            f"{brain['interaction_interval']}, left visibility {brain['left_visibility']}",
         ),
         ("condition", condition),
         ("robot", facts["robot"]),
-        ("cameras", f"{cameras}; the left brain sees {', '.join(facts['left_brain_cameras'])}"),
-        ("state", ", ".join(facts["state"]) or "none"),
+        ("cameras", f"{cameras}; {sees}"),
+        (
+            "state",
+            (", ".join(facts["state"]) or "none")
+            + (" (to the expert)" if facts["state"] and brain["expert_takes_state"] else ""),
+        ),
         ("actions", f"{actions['space']} ({actions['composition']}): {', '.join(actions['names'])}"),
         ("chunk", f"{actions['horizon']} steps of {actions['period_s']:g} s ({duration:g} s)"),
         ("denoising", f"{brain['denoise_steps']} Euler steps"),

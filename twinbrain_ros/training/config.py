@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,9 @@ import yaml
 from twinbrain_ros.brain.config import ActionConfig, CameraInput, ExpertConfig, TwinBrainConfig
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.training.demonstrations import DataConfig
-from twinbrain_ros.training.loop import LoopConfig
+from twinbrain_ros.training.loop import PRECISIONS, LoopConfig
+from twinbrain_ros.training.lora import LoraConfig
+from twinbrain_ros.training.mixture import MixtureEntry, MixtureOptions
 from twinbrain_ros.training.policy import PolicyLosses
 
 T = TypeVar("T")
@@ -38,29 +41,81 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Lock-step episodes after training. episodes: per task; max_seconds: simulated, per episode."""
+    """Lock-step episodes in the simulator, of a robot that it has. max_seconds: simulated, per episode.
+
+    episodes: per task, after training. every_steps: also while training, 0: not, with trial_episodes per
+    task; the policy with the most successes is kept as `best`. With datasets, the loss on episodes held out
+    of each is taken every so many steps too; where there are no trials, the policy with the least is kept.
+    """
 
     episodes: int = 200
     first_seed: int = 500_000
     max_seconds: float = 20.0
+    every_steps: int = 0
+    trial_episodes: int = 20
+    held_out_batches: int = 8
+
+
+@dataclass(frozen=True)
+class DatasetOptions(MixtureOptions):
+    """And keep_statistics: units of the checkpoint that training starts from stay, where it has any."""
+
+    keep_statistics: bool = True
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training file."""
+    """A training file.
+
+    Data: either `data`, demonstrations generated in the simulator, or `datasets`. The policy begins as the
+    checkpoint `start`, or, without, as a twin of a VLM that is built (`model`) and taught (`vlm`) from
+    nothing, which takes demonstrations. losses, lora, left_cache_gb, recompute: see
+    `training.policy.PolicyOptions`.
+    """
 
     robot: str
-    model: ModelConfig
-    vlm: LoopConfig
     policy: LoopConfig
+    start: str = ""
+    model: ModelConfig | None = None
+    vlm: LoopConfig | None = None
     checkpoint_seed: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig | None = None
+    datasets: tuple[MixtureEntry, ...] = ()
+    dataset_options: DatasetOptions = field(default_factory=DatasetOptions)
     losses: PolicyLosses = field(default_factory=PolicyLosses)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    left_cache_gb: float = 0.0
+    recompute: bool = False
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == (not self.datasets):
+            found = "both" if self.datasets else "neither"
+            raise TrainConfigError(f"data, datasets: found {found}, expected one of them")
+        taught = self.model is not None and self.vlm is not None
+        if taught == bool(self.start) or (not taught and (self.model or self.vlm)):
+            raise TrainConfigError(
+                f"start: found {self.start!r} with model {'given' if self.model else 'missing'} and vlm "
+                f"{'given' if self.vlm else 'missing'}, expected a checkpoint to start from, or both model "
+                "and vlm to start from nothing"
+            )
+        if taught and self.data is None:
+            raise TrainConfigError("vlm: a VLM is taught on scenes of the simulator: expected `data`")
+        for name, loop in (("vlm", self.vlm), ("policy", self.policy)):
+            if loop is not None and loop.precision not in PRECISIONS:
+                raise TrainConfigError(
+                    f"{name}: precision: found {loop.precision!r}, expected one of {sorted(PRECISIONS)}"
+                )
 
 
 def load_train_config(path: Path) -> tuple[TrainConfig, dict[str, Any]]:
     """Reads a training file; also returns it as plain data. Raises TrainConfigError naming file and key."""
+    values = read_train_file(path)
+    return build_train_config(values, str(path)), values
+
+
+def read_train_file(path: Path) -> dict[str, Any]:
+    """A training file as plain data. Raises TrainConfigError if there is none, or it is no mapping."""
     if not path.is_file():
         raise TrainConfigError(
             f"{path}: no such file, expected a training file such as config/train/demo.yaml"
@@ -69,7 +124,18 @@ def load_train_config(path: Path) -> tuple[TrainConfig, dict[str, Any]]:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise TrainConfigError(f"{path}: not valid YAML: {error}") from error
-    return _build(TrainConfig, values, str(path)), values
+    if not isinstance(values, dict):
+        raise TrainConfigError(f"{path}: found {values!r}, expected a mapping")
+    return values
+
+
+def build_train_config(values: Any, where: str) -> TrainConfig:
+    """A training file from plain data; errors begin with `where`."""
+    try:
+        return _build(TrainConfig, values, where)
+    except TrainConfigError as error:
+        text = str(error)
+        raise TrainConfigError(text if text.startswith(where) else f"{where}: {text}") from error
 
 
 def _build(cls: type[T], values: Any, where: str) -> T:
@@ -91,6 +157,8 @@ def _build(cls: type[T], values: Any, where: str) -> T:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, types.UnionType):  # only ever "or None"
+        return None if value is None else _value(typing.get_args(hint)[0], value, where)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is tuple:
@@ -99,7 +167,10 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         inner = typing.get_args(hint)[0]
         return tuple(_value(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
     if typing.get_origin(hint) is dict:
-        return value
+        if not isinstance(value, dict):
+            raise TrainConfigError(f"{where}: found {value!r}, expected a mapping")
+        inner = typing.get_args(hint)[1]
+        return value if inner is Any else {k: _value(inner, v, f"{where}: {k}") for k, v in value.items()}
     accepted = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise TrainConfigError(f"{where}: found {value!r}, expected {getattr(hint, '__name__', hint)}")
@@ -107,8 +178,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 def twin_config(config: TrainConfig, robot: RobotFile, tokenizer: Any) -> TwinBrainConfig:
-    """The architecture that a training file asks for, on a robot and with a tokenizer."""
+    """The architecture that a training file's `model` asks for, on a robot and with a tokenizer."""
     model = config.model
+    assert model is not None
     vlm = {**model.vlm, "image_token_id": tokenizer.convert_tokens_to_ids("<|image_pad|>")}
     # Whole blocks of 32 rows, as the published vocabularies are padded too.
     rows = -(-len(tokenizer) // 32) * 32
@@ -121,7 +193,7 @@ def twin_config(config: TrainConfig, robot: RobotFile, tokenizer: Any) -> TwinBr
         left_cameras=model.left_cameras,
         state_names=robot.observation.state_names,
         action=ActionConfig(action.space, action.composition, action.names, action.horizon, action.period_s),
-        expert=model.expert,
+        expert=dataclasses.replace(model.expert, prefix_trained=config.losses.prefix_steps > 0),
         state_hidden=model.state_hidden,
         interaction_interval=model.interaction_interval,
         images_first=model.images_first,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from twinbrain_ros.brain.config import CameraInput, Normalizer
 from twinbrain_ros.sim.tasks import TASKS
+from twinbrain_ros.training.batch import Grounding, PolicyBatch
 from twinbrain_ros.training.demonstrations import decode_goal
 
 # Each frame of a batch is trained with two goals, so that its images are looked at once for both: the one
@@ -24,34 +24,20 @@ AIM_VALUES = 5  # what `Demonstrations.batch` tells of where a thing is from the
 _AIM_UNIT_M = 0.1
 
 
-@dataclass(frozen=True)
-class PolicyBatch:
-    """N frames, B = N * GOALS_PER_FRAME samples, those of a frame in a row.
+class Demonstrations:
+    """All frames of a data set, held in memory (about 56 kB a frame for two 96x96 views).
 
-    images per camera uint8 [N, H, W, 3]; state [N, S]; actions [B, T, A]; grounding per camera, as
-    `cells_and_offsets` gives it, with B rows; aims [B, 2, 5] of the named block and plate (`_aims`).
+    cell_px: edge of an image token's cell, for grounding [pixels].
     """
 
-    images: dict[str, Tensor]
-    instructions: list[str]
-    state: Tensor
-    actions: Tensor
-    cells: dict[str, Tensor]
-    offsets: dict[str, Tensor]
-    aims: Tensor
-
-
-class Demonstrations:
-    """All frames of a data set, held in memory (about 56 kB a frame for two 96x96 views)."""
-
-    def __init__(self, paths: list[Path], cameras: tuple[CameraInput, ...]) -> None:
+    def __init__(self, paths: list[Path], cameras: tuple[CameraInput, ...], cell_px: int) -> None:
         parts: dict[str, list[np.ndarray]] = {}
         for path in tqdm(paths, desc="loading", unit="shard"):
             with np.load(path) as shard:
                 for key in shard.files:
                     parts.setdefault(key, []).append(shard[key])
         self.arrays = {key: np.concatenate(parts.pop(key)) for key in list(parts)}
-        self.cameras = cameras
+        self.cameras, self.cell_px = cameras, cell_px
         self.size = len(self.arrays["state"])
 
     def statistics(self) -> tuple[Normalizer, Normalizer]:
@@ -59,9 +45,10 @@ class Demonstrations:
         labels = self.arrays["labels"].reshape(-1, self.arrays["labels"].shape[-1])
         return _normalizer(labels), _normalizer(self.arrays["state"])
 
-    def batch(self, seed: int, step: int, size: int, cell_px: int) -> PolicyBatch:
-        """The batch of a step, of `size` samples. cell_px: edge of an image token's cell, for grounding."""
-        rng = np.random.default_rng([seed, step])
+    def batch(self, seed: int, step: int, size: int, rank: int = 0) -> PolicyBatch:
+        """The batch of a step, of `size` samples, a multiple of GOALS_PER_FRAME."""
+        # The first process draws what a single one would.
+        rng = np.random.default_rng([seed, step, rank] if rank else [seed, step])
         frames = np.sort(rng.integers(0, self.size, size // GOALS_PER_FRAME))
         pick = np.stack([np.zeros(len(frames), int), rng.integers(1, 3, len(frames))], axis=1).ravel()
         rows = frames.repeat(GOALS_PER_FRAME)
@@ -70,15 +57,16 @@ class Demonstrations:
         things = self._things(rows, goals)
         for camera in self.cameras:
             pixels = self.arrays[f"pixels_{camera.name}"][rows]
-            cells[camera.name], offsets[camera.name] = cells_and_offsets(pixels, things, camera, cell_px)
+            cells[camera.name], offsets[camera.name] = cells_and_offsets(pixels, things, camera, self.cell_px)
         return PolicyBatch(
             {c.name: torch.from_numpy(self.arrays[f"image_{c.name}"][frames]) for c in self.cameras},
             [decode_goal(g).instruction() for g in goals],
             torch.from_numpy(self.arrays["state"][frames]),
             torch.from_numpy(self.arrays["labels"][rows, pick]),
-            cells,
-            offsets,
-            self._aims(rows, things),
+            torch.ones(len(rows), self.arrays["labels"].shape[2], dtype=torch.bool),
+            torch.ones(len(rows)),
+            rows * self.arrays["goals"].shape[1] + pick,
+            Grounding(cells, offsets, self._aims(rows, things)),
         )
 
     def _aims(self, rows: np.ndarray, things: np.ndarray) -> Tensor:

@@ -34,29 +34,32 @@ def flow_matching_loss(
 ) -> Tensor:
     """Weighted squared error of the expert on noised actions.
 
-    actions [B, T, A] standardised; weights [T, A]. Each sample gets `repeats` draws of noise and time. With
-    a clean-predicting expert the error is taken on the actions, which is the velocity error times (1 - t)^2.
-    prefix: int [B], how many leading steps of each sample are given as they are, at flow time 1, and do not
-    count (arXiv 2512.05964); fewer than T in at least one, or the loss is nan.
+    actions [B, T, A] standardised; weights [T, A] or [B, T, A]. Each sample gets `repeats` draws of noise and
+    time, from a generator of the CPU's. With a clean-predicting expert the error is taken on the actions,
+    which is the velocity error times (1 - t)^2. prefix: int [B], how many leading steps of each sample are
+    given as they are, at flow time 1, and do not count (arXiv 2512.05964).
     """
+    device = actions.device
     target = actions.repeat(repeats, 1, 1)
-    noise = torch.randn(target.shape, generator=generator)
-    time = flow_times(target.shape[0], generator)
+    weights = weights.expand(actions.shape).repeat(repeats, 1, 1)
+    noise = torch.randn(target.shape, generator=generator).to(device)
+    time = flow_times(target.shape[0], generator).to(device)
     mixed = time[:, None, None]
     repeated = context.repeat(repeats)
     own_times: tuple[FlowTime, ...] = ()
     if prefix is not None:
-        given = torch.arange(expert.horizon) < prefix.repeat(repeats)[:, None]
+        given = torch.arange(expert.horizon, device=device) < prefix.repeat(repeats)[:, None]
         mixed = torch.where(given[..., None], 1.0, mixed)
         weights = weights * ~given[..., None]
-        end = expert.flow_time(torch.ones(1))
+        end = expert.flow_time(torch.ones(1, device=device))
         own_times = (with_ends(expert, repeated, expert.flow_time(time), end, given),)
     noisy = (1 - mixed) * noise + mixed * target
     if expert.config.prediction == "clean":
         error = expert.clean(repeated, noisy, time, *own_times) - target
     else:
         error = expert.velocity(repeated, noisy, time, *own_times) - (target - noise)
-    return (error.square() * weights).mean() / weights.mean()
+    # Where nothing is left to count the loss is 0, not nan.
+    return (error.square() * weights).sum() / weights.sum().clamp(min=1e-6)
 
 
 class GroundingHead(nn.Module):

@@ -1,9 +1,10 @@
-"""Training the twin on demonstrations: flow matching for the expert, grounding for the condition."""
+"""Training the twin on demonstrations: flow matching for the expert, grounding where the truth is known."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,78 +13,204 @@ from torch import Tensor
 
 from twinbrain_ros.brain.config import TwinBrainConfig
 from twinbrain_ros.brain.policy import TwinBrainPolicy
-from twinbrain_ros.brain.twin import TwinBrain
-from twinbrain_ros.training.dataset import AIM_VALUES, Demonstrations
-from twinbrain_ros.training.loop import LoopConfig, train_loop
+from twinbrain_ros.brain.prompt import PromptBatch, collate
+from twinbrain_ros.brain.twin import Prepared, TwinBrain
+from twinbrain_ros.training.batch import Grounding, PolicyBatch, Source
+from twinbrain_ros.training.dataset import AIM_VALUES
+from twinbrain_ros.training.left_cache import LeftCache
+from twinbrain_ros.training.loop import LoopConfig, Rehearsal, train_loop
+from twinbrain_ros.training.lora import LoraConfig, add_adapters
 from twinbrain_ros.training.losses import GroundingHead, flow_matching_loss
 
 
 @dataclass(frozen=True)
 class PolicyLosses:
-    """Weights of the policy's losses over the steps of a chunk and the dimensions of an action."""
+    """Weights of the policy's losses over the steps of a chunk and the dimensions of an action; () for all 1.
 
-    step_weights: tuple[float, ...] = (1.0, 1.0, 0.7, 0.5, 0.4, 0.3, 0.3, 0.3)
-    # Rotation is hardly predictable at this resolution; at full weight it would drown the aim.
-    action_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 0.1, 0.1, 0.2, 1.0)
-    grounding_weight: float = 0.1
-    noise_repeats: int = 2
+    grounding_weight: of where the named things are, 0 for none (only the simulator knows); noise_repeats:
+    draws of noise and time per sample; prefix_steps: each sample is given 0 to so many leading steps as they
+    are, as if the arm were already executing them (arXiv 2512.05964): such a policy needs no guidance in real
+    time.
+    """
+
+    step_weights: tuple[float, ...] = ()
+    action_weights: tuple[float, ...] = ()
+    grounding_weight: float = 0.0
+    noise_repeats: int = 4
+    prefix_steps: int = 0
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """What is not a loss: lora on the right brain; left_cache_gb: host memory for what the frozen left brain
+    thinks of samples, 0: it thinks each time; recompute: activations of the right decoder are computed again
+    for the backward pass rather than kept (gradient checkpointing)."""
+
+    losses: PolicyLosses = field(default_factory=PolicyLosses)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    left_cache_gb: float = 0.0
+    recompute: bool = False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch and its prompts, padded; rank: of the process it is for."""
+
+    batch: PolicyBatch
+    left: PromptBatch
+    right: PromptBatch
+    rank: int
 
 
 class PolicyTrainer:
-    """The losses of one step, for the twin and its training-only grounding heads."""
+    """The losses of one step, for the twin and its training-only grounding heads.
 
-    def __init__(self, policy: TwinBrainPolicy, data: Demonstrations, losses: PolicyLosses) -> None:
-        self.policy, self.data, self.config = policy, data, losses
-        model = policy.model
+    Raises ValueError for weights that do not fit the chunk.
+    """
+
+    def __init__(self, policy: TwinBrainPolicy, source: Source, options: PolicyOptions, seed: int) -> None:
+        self.policy, self.source, self.options, self.seed = policy, source, options, seed
+        model, losses = policy.model, options.losses
         hidden = policy.config.vlm_config().get_text_config().hidden_size
-        self.heads = torch.nn.ModuleDict(
-            {c.name: GroundingHead(hidden, values=AIM_VALUES) for c in policy.config.cameras}
+        asked = policy.config.cameras if losses.grounding_weight else ()
+        self.heads = torch.nn.ModuleDict({c.name: GroundingHead(hidden, values=AIM_VALUES) for c in asked})
+        self.weights = torch.outer(
+            _weights("step_weights", losses.step_weights, policy.config.action.horizon),
+            _weights("action_weights", losses.action_weights, len(policy.config.action.names)),
         )
-        self.cell_px = model.layout.factor
-        self.weights = torch.outer(torch.tensor(losses.step_weights), torch.tensor(losses.action_weights))
+        if not 0 <= losses.prefix_steps < policy.config.action.horizon:
+            raise ValueError(
+                f"prefix_steps: found {losses.prefix_steps}, expected 0 to {policy.config.action.horizon - 1}"
+            )
+        if options.left_cache_gb and policy.config.left_brain != "frozen":
+            raise ValueError(
+                f"left_cache_gb: found {options.left_cache_gb} with left_brain {policy.config.left_brain!r}; "
+                "only a frozen one can be remembered"
+            )
+        self.cache = LeftCache(model, int(options.left_cache_gb * 1e9)) if options.left_cache_gb else None
+        model.recompute = options.recompute
 
-    def losses(self, step: int, loop: LoopConfig) -> dict[str, Tensor]:
-        policy, model = self.policy, self.policy.model
-        batch = self.data.batch(loop.seed, step, loop.batch_size, self.cell_px)
-        pairs = [policy.prompts(text) for text in batch.instructions]
-        left, right = policy.collate([p[0] for p in pairs]), policy.collate([p[1] for p in pairs])
-        state, actions = policy.standardize(batch.state, batch.actions)
+    def draw(self, step: int, size: int, rank: int = 0) -> Drawn:
+        """The batch of a step; touches no device, so that another process can do it."""
+        batch = self.source.batch(self.seed, step, size, rank)
+        pairs = [self.policy.prompts(text) for text in batch.instructions]
+        pad = self.policy.tokenizer.pad_token_id or 0
+        left, right = (collate([pair[side] for pair in pairs], pad) for side in (0, 1))
+        return Drawn(batch, left, right, rank)
+
+    def losses(self, drawn: Drawn, step: int) -> dict[str, Tensor]:
+        policy, model, device = self.policy, self.policy.model, self.device
+        batch, left, right = drawn.batch, drawn.left.to(device), drawn.right.to(device)
+        images = {name: image.to(device) for name, image in batch.images.items()}
+        state, actions = policy.standardize(batch.state.to(device), batch.actions.to(device))
         prepared = model.prepare(left, right)
-        hidden = model.condition(batch.images, state, prepared)
-        context = model.expert_context(hidden, state, prepared)
-        generator = torch.Generator().manual_seed(loop.seed * 1_000_003 + step)
-        flow = flow_matching_loss(
-            model.expert, context, actions, self.weights, self.config.noise_repeats, generator
-        )
-        grounding = torch.zeros(())
-        slots, start = right.image_slots, 0
+        memory = None
+        if self.cache is not None:
+            memory = self.cache.remember(batch.keys, images, left, prepared.left)
+        hidden = model.condition(images, state, prepared, memory)
+        flow = self.flow(hidden, state, actions, prepared, drawn, step)
+        if batch.grounding is None or not self.heads:
+            return {"flow": flow}
+        grounding = self._grounding(hidden, right, batch.grounding)
+        return {"flow": flow, "grounding": self.options.losses.grounding_weight * grounding}
+
+    def flow(
+        self, hidden: Tensor, state: Tensor, actions: Tensor, prepared: Prepared, drawn: Drawn, step: int
+    ) -> Tensor:
+        """The flow-matching loss of a batch's actions [B, T, A], in model units, given what was thought."""
+        model, device = self.policy.model, self.device
+        generator = self.generator(drawn, step)
+        with torch.autocast(device.type, enabled=False):  # the reference's expert is in float32 too
+            hidden = hidden.to(next(model.expert.parameters()).dtype)
+            return flow_matching_loss(
+                model.expert,
+                model.expert_context(hidden, state, prepared),
+                actions,
+                self._sample_weights(drawn.batch).to(device),
+                self.options.losses.noise_repeats,
+                generator,
+                self._prefix(len(actions), generator, device),
+            )
+
+    def generator(self, drawn: Drawn, step: int) -> torch.Generator:
+        """Where noise and flow times of a batch come from."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1_009 + drawn.rank)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.policy.model.expert.parameters()).device
+
+    def _sample_weights(self, batch: PolicyBatch) -> Tensor:
+        """[B, T, A]: what steps and dimensions count, without those past an episode's end."""
+        return self.weights * batch.known[..., None] * batch.weights[:, None, None]
+
+    def _prefix(self, count: int, generator: torch.Generator, device: torch.device) -> Tensor | None:
+        steps = self.options.losses.prefix_steps
+        return torch.randint(0, steps + 1, (count,), generator=generator).to(device) if steps else None
+
+    def _grounding(self, hidden: Tensor, right: PromptBatch, truth: Grounding) -> Tensor:
+        """Each camera's image tokens are asked where the named things are."""
+        policy, start = self.policy, 0
+        total = torch.zeros((), device=hidden.device)
         for camera in policy.config.cameras:
-            count = model.layout.tokens(camera.height, camera.width)
-            index = slots[:, start : start + count, None].expand(-1, -1, hidden.shape[-1])
-            tokens = hidden.gather(1, index)
-            head = self.heads[camera.name]
-            seen = batch.cells[camera.name], batch.offsets[camera.name]
-            grounding = grounding + head(tokens, *seen, batch.aims)
+            count = policy.model.layout.tokens(camera.height, camera.width)
+            index = right.image_slots[:, start : start + count, None].expand(-1, -1, hidden.shape[-1])
+            seen = truth.cells[camera.name], truth.offsets[camera.name], truth.aims
+            total = total + self.heads[camera.name](
+                hidden.gather(1, index), *(t.to(hidden.device) for t in seen)
+            )
             start += count
-        return {"flow": flow, "grounding": self.config.grounding_weight * grounding}
+        return total
+
+
+def _weights(key: str, given: Sequence[float], count: int) -> Tensor:
+    if len(given) not in (0, count):
+        raise ValueError(f"{key}: found {len(given)} entries, expected {count}, or none for all 1")
+    return torch.tensor(given) if given else torch.ones(count)
 
 
 def train_policy(
-    vlm: Any,
-    tokenizer: Any,
-    data: Demonstrations,
-    twin: TwinBrainConfig,
-    losses: PolicyLosses,
+    policy: TwinBrainPolicy,
+    source: Source,
+    options: PolicyOptions,
     loop: LoopConfig,
     out: Path,
+    rehearsal: Rehearsal | None = None,
+) -> PolicyTrainer:
+    """Trains a policy in place on what a source gives; it must have statistics.
+
+    Learning rates may be set for the parts vlm (the brains that are trained), state_encoder and expert.
+    """
+    model = policy.model
+    add_adapters(model.right, options.lora)
+    trainer = PolicyTrainer(policy, source, options, loop.seed)
+    parts = {
+        "vlm": torch.nn.ModuleList(model.brains()),
+        "state_encoder": model.state_encoder,
+        "expert": model.expert,
+    }
+    train_loop(
+        "policy",
+        model,
+        trainer.losses,
+        lambda step, rank: trainer.draw(step, loop.batch_size, rank),
+        loop,
+        out,
+        extra=[trainer.heads],
+        parts={name: part for name, part in parts.items() if part is not None},
+        rehearsal=rehearsal,
+    )
+    return trainer
+
+
+def twin_of(
+    vlm: Any, tokenizer: Any, source: Source, twin: TwinBrainConfig, seed: int, device: str | None = None
 ) -> TwinBrainPolicy:
-    """A twin whose brains both start from `vlm`, trained on the demonstrations."""
-    actions, states = data.statistics()
+    """A policy whose brains both start from `vlm`, with the statistics of a source; the rest is drawn from a
+    seed."""
+    actions, states = source.statistics()
     config = dataclasses.replace(twin, action_statistics=actions, state_statistics=states)
-    torch.manual_seed(loop.seed)
+    torch.manual_seed(seed)
     model = TwinBrain(config)
     model.seed_from(vlm)
-    policy = TwinBrainPolicy(model, tokenizer)
-    trainer = PolicyTrainer(policy, data, losses)
-    train_loop("policy", model, lambda step: trainer.losses(step, loop), loop, out, extra=[trainer.heads])
-    return policy
+    return TwinBrainPolicy(model, tokenizer, device)

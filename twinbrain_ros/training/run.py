@@ -1,83 +1,202 @@
-"""From a training file to a checkpoint with its own report: data, a VLM that sees, a twin that acts."""
+"""From a training file to a checkpoint with its own report: data, a policy to begin with, training,
+trials."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
+import accelerate
 import torch
 import transformers
 import yaml
-from tqdm import tqdm
+from accelerate import Accelerator
 
 from twinbrain_ros.brain.policy import TwinBrainPolicy
-from twinbrain_ros.evaluation.statistics import wilson_interval
-from twinbrain_ros.robot.robot_file import RobotFile, load_robot
-from twinbrain_ros.sim.rollout import Rollout, SimObservation
-from twinbrain_ros.sim.tasks import TASKS
-from twinbrain_ros.training.config import EvaluationConfig, TrainConfigError, load_train_config, twin_config
+from twinbrain_ros.resources import train_start
+from twinbrain_ros.robot.robot_file import load_robot
+from twinbrain_ros.training import sources
+from twinbrain_ros.training.batch import Source
+from twinbrain_ros.training.config import TrainConfig, TrainConfigError, twin_config
+from twinbrain_ros.training.curves import draw_losses
 from twinbrain_ros.training.dataset import Demonstrations
 from twinbrain_ros.training.demonstrations import generate
-from twinbrain_ros.training.loop import write_whole
-from twinbrain_ros.training.policy import train_policy
+from twinbrain_ros.training.loop import Rehearsal
+from twinbrain_ros.training.lora import merged_tensors
+from twinbrain_ros.training.policy import PolicyOptions, PolicyTrainer, train_policy, twin_of
 from twinbrain_ros.training.questions import words
+from twinbrain_ros.training.state import check_room, replace_folder, write_whole
 from twinbrain_ros.training.tokenizer import word_tokenizer
+from twinbrain_ros.training.trials import Best, evaluate, held_out_trial, success_trial
 from twinbrain_ros.training.vlm import teach_vlm
 
-matplotlib.use("Agg")
+REPORT_FILE, STATISTICS_FILE = "training.json", "dataset_statistics.json"
+SIMULATED = "wx250s"  # the robot that the simulator has
+CHECKPOINT = "checkpoint"
 
-REPORT_FILE = "training.json"
 
+class Run:
+    """One training file, in one folder: checkpoint/, best/, curves, and the state to resume from.
 
-def main(config_path: Path, out: Path, resume: bool = False, json_path: Path | None = None) -> dict[str, Any]:
-    """Runs a training file into `out`: checkpoint/, loss.png, logs and resumable state. Returns the report.
-
-    Raises TrainConfigError if the file is unsound, or if `out` holds an earlier run and `resume` is not
-    set, or was started from another file.
+    Raises TrainConfigError if the folder holds an earlier run and `resume` is not set, or one that was
+    started from another file; DatasetError and CheckpointError for what cannot be trained on or from.
     """
-    config, values = load_train_config(config_path)
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, values, resume)
-    robot = load_robot(config.robot)
-    tokenizer = word_tokenizer(words())
-    twin = twin_config(config, robot, tokenizer)
-    watch = StageWatch(out / "seconds.json")
 
-    with watch.stage("data"):
-        shards = generate(config.robot, config.data, out / "data")
-    data = Demonstrations(shards, twin.cameras)
+    def __init__(self, config: TrainConfig, values: dict[str, Any], out: Path, resume: bool) -> None:
+        self.config, self.values, self.out = config, values, out
+        self.accelerator = Accelerator()
+        out.mkdir(parents=True, exist_ok=True)
+        with self.accelerator.main_process_first():
+            if self.accelerator.is_main_process:
+                _claim(out, values, resume)
+        self.robot = load_robot(config.robot)
+        self.watch = StageWatch(out / "seconds.json")
+        self.questions: dict[str, float] = {}
+        self.held_out: Source | None = None
+        self.statistics: dict[str, Any] = {}  # of the datasets, in full
 
-    with watch.stage("vlm"):
-        vlm, accuracy = teach_vlm(tokenizer, data, twin, config.vlm, out)
-    print("held-out questions answered exactly: " + ", ".join(f"{k} {v:.1%}" for k, v in accuracy.items()))
+    def policy_and_source(self) -> tuple[TwinBrainPolicy, Source]:
+        """What training begins with, and what it is trained on."""
+        config = self.config
+        if config.start:
+            return self._started()
+        tokenizer = word_tokenizer(words())
+        twin = twin_config(config, self.robot, tokenizer)
+        data = self._demonstrations(twin.cameras, _factor(twin))
+        assert config.vlm is not None
+        with self.watch.stage("vlm"):
+            vlm, self.questions = teach_vlm(tokenizer, data, twin, config.vlm, self.out)
+        self._say(
+            "held-out questions answered exactly: "
+            + ", ".join(f"{k} {v:.1%}" for k, v in self.questions.items())
+        )
+        device = str(self.accelerator.device)
+        return twin_of(vlm, tokenizer, data, twin, config.policy.seed, device), data
 
-    with watch.stage("policy"):
-        policy = train_policy(vlm, tokenizer, data, twin, config.losses, config.policy, out)
+    def _started(self) -> tuple[TwinBrainPolicy, Source]:
+        config = self.config
+        policy = TwinBrainPolicy.from_pretrained(
+            train_start(config.start), str(self.accelerator.device), dtype="float32"
+        )
+        source: Source
+        if config.datasets:
+            with self.accelerator.main_process_first():  # the others find the statistics in the cache
+                source = mixture = sources.from_datasets(config, self.robot, policy)
+            self.held_out, self.statistics = mixture.held_out(), mixture.statistics_json()
+            self._say("\n".join(mixture.report()))
+        else:
+            source = self._demonstrations(policy.config.cameras, policy.model.layout.factor)
+        return sources.with_statistics(policy, source, config), source
+
+    def _demonstrations(self, cameras: Any, cell_px: int) -> Demonstrations:
+        assert self.config.data is not None
+        with self.watch.stage("data"), self.accelerator.main_process_first():
+            shards = generate(self.config.robot, self.config.data, self.out / "data")
+        return Demonstrations(shards, cameras, cell_px)
+
+    def train(self, policy: TwinBrainPolicy, source: Source) -> TwinBrainPolicy:
+        """Trains the policy in place; it can be saved afterwards and acts."""
+        config = self.config
+        if self.accelerator.is_main_process:  # two checkpoints, each once more while it is replaced
+            check_room(self.out, 4 * sum(p.numel() * p.element_size() for p in policy.model.parameters()))
+        options = PolicyOptions(config.losses, config.lora, config.left_cache_gb, config.recompute)
+        with self.watch.stage("policy"):
+            train_policy(policy, source, options, config.policy, self.out, self._rehearsal(policy, options))
+        return policy
+
+    def _rehearsal(self, policy: TwinBrainPolicy, options: PolicyOptions) -> Rehearsal | None:
+        evaluation = self.config.evaluation
+        if not evaluation.every_steps:
+            return None
+        trial = self._trial(policy, options)
+        if trial is None:
+            return None
+        best = Best(self.out, lambda path: self.save(policy, path, {}))
+
+        def run(step: int) -> Mapping[str, float]:
+            figures = trial()
+            best.offer(step, figures)
+            return figures
+
+        return Rehearsal(evaluation.every_steps, run)
+
+    def _trial(
+        self, policy: TwinBrainPolicy, options: PolicyOptions
+    ) -> Callable[[], Mapping[str, float]] | None:
+        evaluation, held_out = self.config.evaluation, self.held_out
+        if self.simulated and evaluation.trial_episodes:
+            return lambda: success_trial(policy, self.robot, evaluation)
+        if held_out is None:
+            return None
+        size, count = self.config.policy.batch_size, evaluation.held_out_batches
+        losses = dataclasses.replace(options.losses, grounding_weight=0.0, prefix_steps=0)
+        trainer = PolicyTrainer(policy, held_out, PolicyOptions(losses, recompute=options.recompute), 0)
+        return lambda: held_out_trial(trainer, size, count)
+
+    @property
+    def simulated(self) -> bool:
+        return self.robot.name == SIMULATED and all(c.name in ("front", "wrist") for c in self.robot.cameras)
+
+    def save(self, policy: TwinBrainPolicy, path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes the checkpoint with its report, which is returned."""
+        report = {
+            "config": self.values,
+            "questions": self.questions,
+            "evaluation": results,
+            "seconds": {stage: round(taken, 1) for stage, taken in self.watch.seconds.items()},
+            "processes": self.accelerator.num_processes,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "accelerate": accelerate.__version__,
+            },
+        }
+        policy.save_pretrained(path, merged_tensors(policy.model))
+        if self.statistics:
+            (path / STATISTICS_FILE).write_text(json.dumps(self.statistics, indent=2) + "\n")
+        (path / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
+        return report
+
+    def _say(self, text: str) -> None:
+        self.accelerator.print(text)
+
+
+def _factor(twin: Any) -> int:
+    vision = twin.vlm_config().vision_config
+    return int(vision.patch_size * vision.spatial_merge_size)
+
+
+def main(
+    config: TrainConfig,
+    values: dict[str, Any],
+    out: Path,
+    resume: bool = False,
+    json_path: Path | None = None,
+) -> dict[str, Any]:
+    """Runs a training file into `out`. Returns the report; {} in all processes but the first. Errors: see
+    `Run`."""
+    run = Run(config, values, out, resume)
+    policy, source = run.policy_and_source()
+    policy = run.train(policy, source)
+    if not run.accelerator.is_main_process:
+        return {}
+    checkpoint = out / CHECKPOINT
+    # Before the trials, which take long; again after, with what they found.
+    replace_folder(checkpoint, lambda path: run.save(policy, path, {}))
+    results: dict[str, dict[str, Any]] = {}
+    if run.simulated and config.evaluation.episodes:
+        results = evaluate(policy, run.robot, config.evaluation, config.evaluation.episodes)
+    report: dict[str, Any] = {}
+    replace_folder(checkpoint, lambda path: report.update(run.save(policy, path, results)))
     draw_losses(out)
-    checkpoint = out / "checkpoint"
-    policy.save_pretrained(checkpoint)
-
-    results = evaluate(policy, robot, config.evaluation)
-    report = {
-        "config": values,
-        "questions": accuracy,
-        "evaluation": results,
-        "seconds": {stage: round(taken, 1) for stage, taken in watch.seconds.items()},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
-    (checkpoint / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
     if json_path is not None:
         json_path.write_text(json.dumps(report, indent=2) + "\n")
     for task, result in results.items():
@@ -120,56 +239,3 @@ def _claim(out: Path, values: dict[str, Any], resume: bool) -> None:
         if resume:
             shutil.rmtree(out / "data", ignore_errors=True)
         stamp.write_text(yaml.safe_dump(values, sort_keys=False))
-
-
-def evaluate(
-    policy: TwinBrainPolicy, robot: RobotFile, config: EvaluationConfig
-) -> dict[str, dict[str, Any]]:
-    """Lock-step success per task on scenes that were never trained on, with 95 % Wilson intervals."""
-    rollout = Rollout(robot, max_time_s=config.max_seconds)
-    out = {}
-    for task in TASKS:
-        records = []
-        for seed in tqdm(
-            range(config.first_seed, config.first_seed + config.episodes), desc=f"evaluate {task}"
-        ):
-
-            def act(observation: SimObservation, instruction: str) -> np.ndarray:
-                return policy.act(
-                    observation.images, instruction, observation.state, seed=observation.stamp_ns // 1_000_000
-                )
-
-            records.append(rollout.run(act, seed, task))
-        wins = sum(r.success for r in records)
-        times = [r.time_s for r in records if r.success]
-        out[task] = {
-            "episodes": len(records),
-            "successes": wins,
-            "success_rate": wins / len(records),
-            "success_interval": list(wilson_interval(wins, len(records))),
-            "wrong_object_rate": sum(r.wrong_object for r in records) / len(records),
-            "median_seconds": float(np.median(times)) if times else None,
-            "failed_seeds": [r.seed for r in records if not r.success],
-        }
-    return out
-
-
-def draw_losses(out: Path) -> None:
-    """The loss curves of both stages, log scale, as loss.png."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
-    for axis, name in zip(axes, ("vlm", "policy"), strict=True):
-        path = out / f"{name}.jsonl"
-        log = [json.loads(line) for line in path.read_text().splitlines()]
-        for key in log[0]:
-            if key not in ("step", "samples_per_s"):
-                axis.plot([r["step"] for r in log], [r[key] for r in log], label=key)
-        axis.set_yscale("log")
-        axis.set_title({"vlm": "teaching the VLM to see", "policy": "training the twin"}[name])
-        axis.set_xlabel("step")
-        axis.set_ylabel("loss")
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.savefig(out / "loss.png", dpi=110)
-    plt.close(figure)

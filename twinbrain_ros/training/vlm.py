@@ -53,6 +53,10 @@ class VlmTeacher:
         hidden = config.vlm_config().get_text_config().hidden_size
         self.head = GroundingHead(hidden, things=len(THINGS) + 1)
 
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.vlm.parameters())).device
+
     def losses_and_hits(
         self, questions: list[Question], per_view: int = 1
     ) -> tuple[dict[str, Tensor], Tensor]:
@@ -65,7 +69,7 @@ class VlmTeacher:
         features = torch.cat([self._features(name, views) for name in sorted({q.camera for q in views})])
         features = features.repeat_interleave(per_view, dim=0)
         prompts = [self.builders[q.camera].build(q.text, q.answer) for q in questions]
-        batch = collate(prompts, self.tokenizer.pad_token_id)
+        batch = collate(prompts, self.tokenizer.pad_token_id).to(self.device)
         side = decoder.prepare_side(self.vlm, batch, causal_mask(batch.valid))
         text = self.vlm.model.language_model
         half, depth = (len(text.layers) + 1) // 2, len(text.layers)
@@ -73,15 +77,18 @@ class VlmTeacher:
         hidden = text.norm(decoder.run_layers(self.vlm, side, middle, None, range(half, depth)))
         # The answer and the end of turn are the last tokens of a prompt.
         lengths = batch.valid.sum(1)
-        counts = torch.tensor([len(self.builders[q.camera].ids(q.answer)) + 1 for q in questions])
-        index = torch.arange(batch.ids.shape[1])[None]
-        wanted = (index >= (lengths - counts)[:, None]) & (index < lengths[:, None])
+        counts = [len(self.builders[q.camera].ids(q.answer)) + 1 for q in questions]
+        index = torch.arange(batch.ids.shape[1], device=self.device)[None]
+        starts = lengths - torch.tensor(counts, device=self.device)
+        wanted = (index >= starts[:, None]) & (index < lengths[:, None])
         logits = F.linear(hidden[:, :-1][wanted[:, 1:]], self.vlm.get_input_embeddings().weight)
         targets = batch.ids[:, 1:][wanted[:, 1:]]
         owner = wanted[:, 1:].nonzero()[:, 0]
-        misses = torch.zeros(len(questions)).index_add(0, owner, (logits.argmax(-1) != targets).float())
+        wrong = (logits.argmax(-1) != targets).float()
+        misses = torch.zeros(len(questions), device=self.device).index_add(0, owner, wrong)
         slots = batch.image_slots[..., None].expand(-1, -1, hidden.shape[-1])
-        seeing = self.head(middle.gather(1, slots), *self._things_in_view(questions))
+        things = (t.to(self.device) for t in self._things_in_view(questions))
+        seeing = self.head(middle.gather(1, slots), *things)
         return {"answers": F.cross_entropy(logits, targets), "seeing": SEEING_WEIGHT * seeing}, misses == 0
 
     def _things_in_view(self, questions: list[Question]) -> tuple[Tensor, Tensor]:
@@ -101,17 +108,17 @@ class VlmTeacher:
 
     def _features(self, camera: str, questions: list[Question]) -> Tensor:
         rows = [q.row for q in questions if q.camera == camera]
-        images = torch.from_numpy(self.data.arrays[f"image_{camera}"][rows])
+        images = torch.from_numpy(self.data.arrays[f"image_{camera}"][rows]).to(self.device)
         visual = self.vlm.model.visual
         plan = self.plans(visual, *self.layout.grid(*images.shape[1:3]), len(images), images.device)
         return vision_features(visual, patchify(images, self.layout), plan)[0]
 
-    def losses(self, step: int, config: LoopConfig) -> dict[str, Tensor]:
-        rng = np.random.default_rng([config.seed, step])
-        views = config.batch_size // QUESTIONS_PER_VIEW
-        rows = rng.integers(0, self.data.size - HELD_OUT_FRAMES, views)
-        questions = self.maker.draw(rng, rows, QUESTIONS_PER_VIEW)
-        return self.losses_and_hits(questions, QUESTIONS_PER_VIEW)[0]
+    def questions(self, seed: int, step: int, size: int, rank: int = 0) -> list[Question]:
+        """The questions of a step, `size` of them, a multiple of QUESTIONS_PER_VIEW, for one of the
+        processes."""
+        rng = np.random.default_rng([seed, step, rank] if rank else [seed, step])
+        rows = rng.integers(0, self.data.size - HELD_OUT_FRAMES, size // QUESTIONS_PER_VIEW)
+        return self.maker.draw(rng, rows, QUESTIONS_PER_VIEW)
 
     @torch.no_grad()
     def accuracy(self, seed: int = 1, count: int = 1_000) -> dict[str, float]:
@@ -135,5 +142,13 @@ def teach_vlm(
     torch.manual_seed(config.seed)
     vlm = backbone.build_vlm(twin.vlm_config())
     teacher = VlmTeacher(vlm, tokenizer, data, twin)
-    train_loop("vlm", vlm, lambda step: teacher.losses(step, config), config, out, extra=[teacher.head])
+    train_loop(
+        "vlm",
+        vlm,
+        lambda questions, step: teacher.losses_and_hits(questions, QUESTIONS_PER_VIEW)[0],
+        lambda step, rank: teacher.questions(config.seed, step, config.batch_size, rank),
+        config,
+        out,
+        extra=[teacher.head],
+    )
     return vlm, teacher.accuracy()

@@ -1,0 +1,342 @@
+"""Batches from LeRobot datasets, each drawn by its weight."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twinbrain_ros.brain.config import PAD_STATE, CameraInput, Normalizer
+from twinbrain_ros.brain.engine import View, scale, view_of
+from twinbrain_ros.brain.preprocess import PatchLayout
+from twinbrain_ros.data.dataset_file import load_dataset_file, recorded
+from twinbrain_ros.data.dataset_findings import DatasetError
+from twinbrain_ros.data.lerobot_frames import BadFrame, Image
+from twinbrain_ros.data.robot_dataset import DatasetChoice, RobotDataset
+from twinbrain_ros.data.statistics import (
+    METHODS,
+    Statistics,
+    combined,
+    dataset_statistics,
+    normalizer,
+    to_json,
+)
+from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.training.batch import PolicyBatch
+
+_log = logging.getLogger(__name__)
+
+MIXTURE = "mixture"  # key of a mixture's own statistics
+# A frame that cannot be decoded is replaced by another. More than this share of what a process has drawn is a
+# broken dataset, not a broken frame; so many are allowed in any case, or the first one would always be too
+# much.
+BAD_FRAME_SHARE = 0.01
+BAD_FRAMES_ALLOWED = 8
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class MixtureEntry:
+    """A dataset and how often it is drawn from, against the weights of the others, whatever its size.
+
+    path: its directory; mapping: a dataset file or the name of a shipped one, "" for a dataset that
+    `twinbrain convert` wrote; skip_broken, other_robot: see `DatasetChoice`.
+    """
+
+    path: str
+    weight: float = 1.0
+    mapping: str = ""
+    skip_broken: bool = False
+    other_robot: bool = False
+
+
+@dataclass(frozen=True)
+class MixtureOptions:
+    """intervention_weight: how much frames count in which a person had taken over; only_successes: leave out
+    episodes labelled as failures; held_out_episodes: the last ones of each dataset, never trained on;
+    normalization: mean_std, q99 or min_max; binary_gripper: with the latter two the gripper is 0 or 1."""
+
+    intervention_weight: float = 1.0
+    only_successes: bool = False
+    held_out_episodes: int = 0
+    normalization: str = "q99"
+    binary_gripper: bool = True
+
+    def __post_init__(self) -> None:
+        if self.normalization not in METHODS:
+            raise DatasetError(
+                f"normalization: found {self.normalization!r}, expected one of {list(METHODS)}"
+            )
+        if not self.intervention_weight >= 0:
+            raise DatasetError(f"intervention_weight: found {self.intervention_weight}, expected 0 or more")
+
+
+@dataclass
+class Draws:
+    """What one process has drawn so far, and what of it could not be decoded."""
+
+    drawn: int = 0
+    bad: int = 0
+    known_bad: set[tuple[int, int]] = field(default_factory=set)
+
+
+class MixtureSource:
+    """A `training.batch.Source`. Files are opened when they are first read, in each process for itself.
+
+    Args:
+        entries: at least one dataset.
+        robot: everything is brought into its action space and state.
+        cameras: those that the policy sees, and the sizes it sees them at; 0: as they are.
+        horizon: steps of a chunk.
+        options: what is drawn and how it is normalised.
+        state_names: of the policy's state, where it has more than the robot's (`PAD_STATE`, always 0).
+        layout, pixel_limits: of the policy; with them images are brought to sizes that fit the vision tower,
+        as the
+            live policy does it.
+
+    Raises:
+        DatasetError: what cannot be trained on, before the first step.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[MixtureEntry],
+        robot: RobotFile,
+        cameras: Sequence[CameraInput],
+        horizon: int,
+        options: MixtureOptions | None = None,
+        state_names: Sequence[str] | None = None,
+        layout: PatchLayout | None = None,
+        pixel_limits: tuple[int, int] | None = None,
+    ) -> None:
+        self.options = options or MixtureOptions()
+        self.cameras, self.horizon = tuple(cameras), horizon
+        self._action_names, self._robot_states = robot.action.names, robot.observation.state_names
+        self.state_names = tuple(state_names or robot.observation.state_names)
+        self._layout, self._limits = layout, pixel_limits
+        shares = np.array([entry.weight for entry in entries], dtype=np.float64)
+        if not len(entries) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.sum() > 0:
+            raise DatasetError(
+                f"datasets: weights are {shares.tolist()}, expected numbers of 0 or more, not all 0"
+            )
+        known = [*robot.observation.state_names, PAD_STATE]
+        if not set(self.state_names) <= set(known):
+            raise DatasetError(f"state: the policy's is {list(self.state_names)}, expected some of {known}")
+        self.weights = shares / shares.sum()
+        self.datasets = [self._open(entry, robot) for entry in entries]
+        names = [dataset.name for dataset in self.datasets]
+        if len(set(names)) != len(names):
+            raise DatasetError(f"datasets: directories are called {names}, expected different names")
+        self._check_sizes()
+        self._statistics = [dataset_statistics(dataset, horizon) for dataset in self.datasets]
+        self._held_out = False
+        self.draws = Draws()
+
+    def _open(self, entry: MixtureEntry, robot: RobotFile) -> RobotDataset:
+        root = Path(entry.path).expanduser()
+        if not root.is_dir():
+            raise DatasetError(f"{root}: no such directory, expected a LeRobot dataset")
+        file = load_dataset_file(entry.mapping) if entry.mapping else recorded(root, robot)
+        choice = DatasetChoice(
+            root.resolve(),
+            file,
+            self.options.held_out_episodes,
+            self.options.only_successes,
+            entry.skip_broken,
+            entry.other_robot,
+        )
+        return RobotDataset(choice, robot, [camera.name for camera in self.cameras])
+
+    def _check_sizes(self) -> None:
+        """Images of a batch must come to the same size, and one that the vision tower takes."""
+        for camera in self.cameras:
+            found: dict[tuple[int, int], str] = {}
+            for dataset in self.datasets:
+                for height, width in sorted(dataset.sizes(camera.name)):
+                    try:
+                        size = self._view(camera, height, width).steps[-1]
+                    except ValueError as error:
+                        raise DatasetError(f"{dataset.root}: camera {camera.name}: {error}") from error
+                    found.setdefault(size, f"{dataset.name} {width}x{height}")
+            if len(found) > 1:
+                raise DatasetError(
+                    f"camera {camera.name}: images of different sizes: {', '.join(found.values())} pixels, "
+                    "expected one size; or name the size that the policy sees"
+                )
+
+    def _view(self, camera: CameraInput, height: int, width: int) -> View:
+        if self._layout is not None:
+            return view_of(camera, height, width, self._layout, self._limits)
+        return View(camera.name, ((camera.height or height, camera.width or width),))
+
+    # -- statistics
+
+    def full_statistics(self) -> tuple[Statistics, Statistics]:
+        """Of actions and states of the mixture, in training; see `data.statistics.combined`."""
+        actions, states = zip(*self._statistics, strict=True)
+        return combined(actions, self.weights.tolist()), combined(states, self.weights.tolist())
+
+    def statistics(self) -> tuple[Normalizer, Normalizer]:
+        """Of actions and of states, in robot units."""
+        action, state = self.full_statistics()
+        method = self.options.normalization
+        parts = []
+        for one in (action, state):
+            grippers = [i for i, name in enumerate(one.names) if "gripper" in name]
+            binary = grippers if self.options.binary_gripper and method != "mean_std" else []
+            parts.append(normalizer(one, method, binary))
+        return parts[0], _rearranged(parts[1], state.names, self.state_names)
+
+    def statistics_json(self) -> dict[str, Any]:
+        """The content of a dataset_statistics.json: of the mixture, and each dataset by its file's name."""
+        found = {MIXTURE: self.full_statistics()}
+        for dataset, own in zip(self.datasets, self._statistics, strict=True):
+            key = dataset.file.name
+            found[key if key not in found else f"{key}_{dataset.name}"] = own
+        return to_json(found)
+
+    # -- batches
+
+    def held_out(self) -> MixtureSource | None:
+        """The same, drawn from the episodes that were held out; None where there are none."""
+        if not self.options.held_out_episodes:
+            return None
+        other = copy.copy(self)
+        other._held_out, other.draws = True, Draws()
+        return other
+
+    def report(self) -> list[str]:
+        """What was opened, with what share, and what was left out, line by line."""
+        lines = []
+        for share, dataset in zip(self.weights, self.datasets, strict=True):
+            first, *rest = dataset.report()
+            lines += [f"{first}; drawn with probability {share:.3g}", *rest]
+        return lines
+
+    def batch(self, seed: int, step: int, size: int, rank: int = 0) -> PolicyBatch:
+        """The `size` samples of a step for one of several processes.
+
+        Raises DatasetError once too many frames could not be decoded.
+        """
+        rng = np.random.default_rng([seed, step, rank])
+        which = rng.choice(len(self.datasets), size, p=self.weights)
+        spots = rng.random(size)
+        rows = np.array([self._row(i, spot) for i, spot in zip(which, spots, strict=True)], dtype=np.int64)
+        self.draws.drawn += size
+        images = self._images(which, rows, [seed, step, rank])
+        return self._gathered(which, rows, images)
+
+    def _row(self, which: int, spot: float) -> int:
+        rows = self.datasets[which].rows(self._held_out)
+        return int(rows[min(int(spot * len(rows)), len(rows) - 1)])
+
+    def _images(self, which: np.ndarray, rows: np.ndarray, seeds: list[int]) -> list[dict[str, Image]]:
+        """Per sample, its images as recorded. `rows` is changed where a frame had to be replaced."""
+        images: list[dict[str, Image]] = [{} for _ in rows]
+        # Frames of a file one after the other, in the order in which they are in it.
+        for sample in np.lexsort((rows, which)):
+            rng = np.random.default_rng([*seeds, int(sample)])
+            for _ in range(_TRIES):
+                found = self._look(int(which[sample]), int(rows[sample]))
+                if found is not None:
+                    images[sample] = found
+                    break
+                rows[sample] = self._row(int(which[sample]), rng.random())
+            else:
+                raise DatasetError(
+                    f"{self.datasets[which[sample]].root}: {_TRIES} frames in a row cannot be decoded"
+                )
+        return images
+
+    def _look(self, which: int, row: int) -> dict[str, Image] | None:
+        """The images of a frame; None, and counted, where one cannot be decoded."""
+        if (which, row) not in self.draws.known_bad:
+            try:
+                return {camera.name: self.datasets[which].image(camera.name, row) for camera in self.cameras}
+            except BadFrame as error:
+                self.draws.known_bad.add((which, row))
+                _log.warning("another frame is taken in place of one that cannot be decoded: %s", error)
+                last = str(error)
+        else:
+            last = "one that could not be decoded before"
+        self.draws.bad += 1
+        if self.draws.bad > max(BAD_FRAMES_ALLOWED, BAD_FRAME_SHARE * self.draws.drawn):
+            raise DatasetError(
+                f"{self.datasets[which].root}: {self.draws.bad} of {self.draws.drawn} frames could not be "
+                f"decoded, expected at most {BAD_FRAME_SHARE:.0%}; the last: {last}"
+            )
+        return None
+
+    def _gathered(self, which: np.ndarray, rows: np.ndarray, images: list[dict[str, Image]]) -> PolicyBatch:
+        size, dims = len(rows), len(self._action_names)
+        states = np.zeros((size, len(self._robot_states)), dtype=np.float32)
+        actions = np.zeros((size, self.horizon, dims), dtype=np.float32)
+        known = np.zeros((size, self.horizon), dtype=bool)
+        weights = np.ones(size, dtype=np.float32)
+        for number in np.unique(which):
+            mine, dataset = which == number, self.datasets[number]
+            states[mine] = dataset.states[rows[mine]]
+            actions[mine], known[mine] = dataset.labels.chunks(rows[mine], self.horizon)
+            taken_over = dataset.interventions(rows[mine])
+            weights[mine] = np.where(taken_over, self.options.intervention_weight, 1.0)
+        pairs = [(self.datasets[i], int(row)) for i, row in zip(which, rows, strict=True)]
+        instructions = [dataset.instruction(row) for dataset, row in pairs]
+        keys = [_key(d, row, words) for (d, row), words in zip(pairs, instructions, strict=True)]
+        own = self._robot_states
+        state = np.stack(
+            [
+                np.zeros(size, np.float32) if n == PAD_STATE else states[:, own.index(n)]
+                for n in self.state_names
+            ],
+            axis=1,
+        )
+        return PolicyBatch(
+            {camera.name: self._seen(camera, [i[camera.name] for i in images]) for camera in self.cameras},
+            instructions,
+            torch.from_numpy(state),
+            torch.from_numpy(actions),
+            torch.from_numpy(known),
+            torch.from_numpy(weights),
+            np.array(keys, dtype=np.int64),
+        )
+
+    def _seen(self, camera: CameraInput, images: list[Image]) -> Tensor:
+        """uint8 [B, H, W, 3] as the brains see them; those of one size are scaled together."""
+        out: Tensor | None = None
+        shapes = [image.shape[:2] for image in images]
+        for shape in dict.fromkeys(shapes):
+            at = [i for i, s in enumerate(shapes) if s == shape]
+            view = self._view(camera, shape[0], shape[1])
+            scaled = scale(torch.from_numpy(np.stack([images[i] for i in at])), view)
+            if len(at) == len(images):
+                return scaled.contiguous()
+            if out is None:
+                out = torch.empty((len(images), *scaled.shape[1:]), dtype=torch.uint8)
+            out[at] = scaled
+        assert out is not None
+        return out
+
+
+def _key(dataset: RobotDataset, row: int, instruction: str) -> int:
+    """The same number for the same frame of a dataset with the same words, in every process and run."""
+    episode, frame = dataset.place(row)
+    text = f"{dataset.name}\n{episode}\n{frame}\n{instruction}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
+
+
+def _rearranged(own: Normalizer, names: Sequence[str], wanted: Sequence[str]) -> Normalizer:
+    """For a state of other dimensions; `PAD_STATE` stays 0."""
+    if tuple(names) == tuple(wanted):
+        return own
+    mean = tuple(0.0 if n == PAD_STATE else own.mean[names.index(n)] for n in wanted)
+    std = tuple(1.0 if n == PAD_STATE else own.std[names.index(n)] for n in wanted)
+    binary = tuple(i for i, n in enumerate(wanted) if n != PAD_STATE and names.index(n) in own.binary)
+    return Normalizer(mean, std, own.clip, binary, own.zero_constants)
