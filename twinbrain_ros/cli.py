@@ -13,6 +13,8 @@ from twinbrain_ros.commands import (
     ask,
     bag,
     bench,
+    claims,
+    convert,
     demo,
     doctor,
     import_checkpoint,
@@ -27,7 +29,8 @@ from twinbrain_ros.commands import (
 from twinbrain_ros.commands.common import INTERRUPTED, USAGE, CommandError
 
 COMMANDS = (
-    demo, report, replay, judge, bag, train, init, import_checkpoint, predict, ask, info, bench, doctor,
+    demo, report, replay, judge, bag, convert, train, init, import_checkpoint, predict, ask, info, bench,
+    claims, doctor,
 )  # fmt: skip
 
 EXIT_CODES = """\

@@ -93,6 +93,7 @@ class Layout:
     stored: str = ""
     episodes_per_file: int = 2
     codec: str = "libx264"
+    options: dict[str, str] | None = None
     twinbrain: dict[str, Any] | None = field(
         default_factory=lambda: {
             "action_kind": "tool_target",
@@ -195,7 +196,7 @@ def _write_v2(
         for camera, key in enumerate(layout.cameras if not layout.stored else ()):
             images = episode.images(camera, layout.height, layout.width)
             path = root / paths["video_path"].format(**place, video_key=key)
-            write_video(path, images, layout.fps, layout.gop, layout.codec)
+            write_video(path, images, layout.fps, layout.gop, layout.codec, options=layout.options)
     meta = root / "meta"
     lines = [{"task_index": i, "task": task} for i, task in enumerate(tasks)]
     (meta / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -235,7 +236,7 @@ def _write_v3(
         for camera, key in enumerate(layout.cameras if not layout.stored else ()):
             images = [x for i in group for x in episodes[i].images(camera, layout.height, layout.width)]
             path = root / paths["video_path"].format(**place, video_key=key)
-            write_video(path, images, layout.fps, layout.gop, layout.codec)
+            write_video(path, images, layout.fps, layout.gop, layout.codec, options=layout.options)
     path = root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), path)

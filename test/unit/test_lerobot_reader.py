@@ -8,7 +8,10 @@ import multiprocessing
 import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lerobot_fixtures import (
     Episode,
@@ -247,6 +250,15 @@ def test_a_dataset_at_another_rate_is_strided_or_refused(tmp_path: Path, robot: 
             opened(root, robot)
 
 
+def test_an_episode_whose_frames_lie_apart_is_named(tmp_path: Path, robot: RobotFile) -> None:
+    root = write_dataset(tmp_path / "set", [arm_episode(4, i) for i in range(2)], Layout("v3.0"))
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table.slice(2), table.slice(0, 2)]), path)
+    with pytest.raises(DatasetError, match=r"episode 0: 0 frames in a row, expected its length 4"):
+        opened(root, robot)
+
+
 def test_a_task_that_is_not_listed_is_refused(tmp_path: Path, robot: RobotFile) -> None:
     root = write_dataset(tmp_path / "set", [arm_episode(4)])
     (root / "meta" / "tasks.jsonl").write_text('{"task_index": 4, "task": "x"}\n')
@@ -255,10 +267,6 @@ def test_a_task_that_is_not_listed_is_refused(tmp_path: Path, robot: RobotFile) 
 
 
 def test_an_image_that_is_stored_as_a_path_is_read_and_a_bad_one_is_named(tmp_path: Path) -> None:
-    import cv2
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     cv2.imwrite(str(tmp_path / "a.png"), coded_image(77)[..., ::-1])
     rows = [
         {"bytes": None, "path": "a.png"},

@@ -31,8 +31,8 @@ _NEAR_FRAMES = 8
 
 
 _INHERITED: list[Any] = []
-# Opening a file decodes a frame of some codecs, to learn what decoding tells anyway: most of what opening costs.
-_NO_PROBE = [{"skip_frame": "all"}]
+# Opening a file decodes a frame of some codecs, to learn what decoding tells anyway; that costs most of it.
+_NO_PROBE: Any = [{"skip_frame": "all"}]
 
 
 class BadFrame(ValueError):

@@ -153,7 +153,7 @@ def open_dataset(
     entries = _entries_v3(info, videos) if info.version == "v3.0" else _entries_v2(info, videos)
     if not entries:
         raise DatasetError(f"{root}: no episodes in meta/, expected at least one")
-    wanted = list(dict.fromkeys([*keys, "task_index", "timestamp", "frame_index"]))
+    wanted = list(dict.fromkeys([*keys, "task_index", "timestamp"]))
     tables = _Tables(info, wanted, findings)
     for path, group in _by_file(info, entries).items():
         tables.read(path, group)
@@ -282,16 +282,17 @@ class _Tables:
         table = read_table(path, [*self._keys, "episode_index"])
         number = _numbers(table, "episode_index", 1, path)
         values = {key: _numbers(table, key, self._dims(key), path) for key in self._keys}
+        firsts, lengths = _runs(number)
         for entry in entries:
-            rows = np.flatnonzero(number == entry.index)
-            if len(rows) != entry.length or not entry.length or rows[-1] - rows[0] + 1 != entry.length:
-                found = f"{path}: episode {entry.index}: {len(rows)} frames in a row"
+            first, length = firsts.get(entry.index, 0), lengths.get(entry.index, 0)
+            if length != entry.length or not length:
+                found = f"{path}: episode {entry.index}: {length} frames in a row"
                 sentence = f"{found}, expected its length {entry.length}"
                 self._findings.broken("length differs from its file", entry.index, sentence)
                 continue
             for key in self._keys:
-                self._parts[key].append(values[key][rows[0] : rows[0] + entry.length])
-            self._rows.append(int(rows[0]))
+                self._parts[key].append(values[key][first : first + length])
+            self._rows.append(first)
             self.entries.append(entry)
 
     def _dims(self, key: str) -> int:
@@ -303,7 +304,7 @@ class _Tables:
             k: np.array([e.places[k] for e in self.entries], dtype=np.float64) for k in ("data", *videos)
         }
         columns = {key: np.concatenate(self._parts.pop(key)) for key in self._keys}
-        for key in ("task_index", "timestamp", "frame_index"):
+        for key in ("task_index", "timestamp"):
             columns[key] = columns[key].reshape(-1)
         return LeRobotDataset(
             info=self._info,
@@ -315,6 +316,19 @@ class _Tables:
             data_rows=np.array(self._rows, dtype=np.int64),
             places=places,
         )
+
+
+def _runs(numbers: np.ndarray) -> tuple[dict[int, int], dict[int, int]]:
+    """Where the rows of each episode begin and how many follow one another; 0 where they are in pieces."""
+    begins = np.flatnonzero(np.diff(numbers, prepend=-1))
+    lengths = np.diff(begins, append=len(numbers))
+    firsts: dict[int, int] = {}
+    counts: dict[int, int] = {}
+    for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
+        index = int(numbers[begin])
+        counts[index] = 0 if index in firsts else length
+        firsts[index] = begin
+    return firsts, counts
 
 
 def _numbers(table: pa.Table, key: str, dims: int, path: Path) -> np.ndarray:

@@ -6,7 +6,7 @@ import atexit
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -199,6 +199,31 @@ class RecordedFrames:
                 last_ns = seen.stamp_ns
                 yield Moment(seen, log_ns, instruction, mode)
 
+    def ticks(self, period_s: float) -> Iterator[tuple[int, Moment | NotReady]]:
+        """One every `period_s` from the first complete observation on, by the time of receipt [ns]: what a
+        live policy would have seen then, or why it would have seen nothing. No tick is left out."""
+        period_ns = round(period_s * NS_PER_S)
+        due: deque[tuple[int, Moment | NotReady]] = deque()
+        next_ns = None
+
+        def before(log_ns: int, instruction: str, mode: Mode) -> None:
+            nonlocal next_ns
+            while next_ns is not None and log_ns > next_ns:
+                seen = self._builder.build(next_ns)
+                if not isinstance(seen, NotReady):
+                    seen_then: Moment | NotReady = Moment(seen, next_ns, instruction, mode)
+                else:
+                    seen_then = seen
+                due.append((next_ns, seen_then))
+                next_ns += period_ns
+
+        for log_ns, *_ in self._feed(before):
+            yield from due
+            due.clear()
+            if next_ns is None and not isinstance(self._builder.build(log_ns), NotReady):
+                next_ns = log_ns
+        yield from due
+
     def _chunks(self) -> Iterator[ActionChunk]:
         topic = self.topic(self.robot.topics.action_chunk)
         for message in self.bag.messages([topic]):
@@ -258,12 +283,17 @@ class RecordedFrames:
             if status.sequence in sequences and from_time(status.first_command_stamp):
                 yield int(status.sequence), from_time(status.due)
 
-    def _feed(self) -> Iterator[tuple[int, str, int, str, Mode]]:
+    def _feed(
+        self, before: Callable[[int, str, Mode], None] | None = None
+    ) -> Iterator[tuple[int, str, int, str, Mode]]:
         """Adds message after message to the builder; after each camera or joint message gives when it was
-        received, its topic and stamp, the instruction and the mode."""
+        received, its topic and stamp, the instruction and the mode. before: told of each message's receipt
+        while it is not added yet, with the instruction and the mode until then."""
         instruction, mode = "", Mode.HOLD
         topics = [*self._cameras, self._joints, self._instruction, self._mode]
         for message in self.bag.messages(topics):
+            if before is not None:
+                before(message.log_ns, instruction, mode)
             try:
                 content = self.bag.decode(message)
                 if message.topic == self._instruction:
