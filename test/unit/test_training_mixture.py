@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from bag_fixtures import INSTRUCTION, make_bag
 from lerobot_fixtures import Layout, arm_episode, coded_image, decoded_number, write_dataset, write_video
 
 from twinbrain_ros.brain.config import PAD_STATE, CameraInput
 from twinbrain_ros.brain.preprocess import PatchLayout, resize
+from twinbrain_ros.data.bag_frames import ConversionOptions
+from twinbrain_ros.data.conversion import convert
 from twinbrain_ros.data.dataset_findings import DatasetError
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 from twinbrain_ros.training import mixture
@@ -321,3 +325,22 @@ def test_the_wrong_video_in_place_is_found_by_its_length(tmp_path: Path, robot: 
     )
     with pytest.raises(DatasetError, match=r"file-000\.mp4: 17 frames at 5 Hz.*the last of episode 1"):
         source(robot, (root, 1.0))
+
+
+def test_what_convert_writes_of_a_bag_is_trained_on_without_a_dataset_file(
+    tmp_path: Path, robot: RobotFile
+) -> None:
+    bag = make_bag(tmp_path / "bag", robot, 3.0)
+    options = ConversionOptions(idle_threshold=None)
+    convert([bag.path], tmp_path / "out", options)
+    given = source(robot, (tmp_path / "out", 1.0))
+    found = given.batch(0, 0, 6)
+    rows = pq.read_table(tmp_path / "out" / "data" / "chunk-000" / "file-000.parquet").to_pydict()
+    states = np.array(rows["observation.state"], dtype=np.float32)
+    assert len(given.datasets[0].train_rows) == len(states)
+    for state, actions in zip(found.state.numpy(), found.actions.numpy(), strict=True):
+        (row,) = np.flatnonzero((states == state).all(axis=1))[:1]
+        step = np.array(rows["action"][row])[:3] - states[row, :3]
+        np.testing.assert_allclose(actions[0, :3], step, atol=1e-6)
+    assert set(found.instructions) == {INSTRUCTION}
+    assert found.images["front"].shape == (6, 96, 96, 3)

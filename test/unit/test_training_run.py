@@ -1,0 +1,108 @@
+"""`twinbrain train`: what it refuses before the first step, and the files that ship."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from lerobot_fixtures import Layout, arm_episode, write_dataset
+
+from twinbrain_ros.brain.config import TwinBrainConfig
+from twinbrain_ros.cli import main
+from twinbrain_ros.resources import demo_checkpoint, share_dir
+from twinbrain_ros.robot.robot_file import load_robot
+from twinbrain_ros.training.config import build_train_config
+
+TRAIN = share_dir() / "config" / "train"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    layout = Layout("v3.0", height=96, width=96)
+    episodes = [arm_episode(9, seed=i, base=20 * i) for i in range(3)]
+    return write_dataset(tmp_path_factory.mktemp("lerobot") / "recorded", episodes, layout)
+
+
+def refused(capsys: pytest.CaptureFixture[str], out: Path, *arguments: str, data: Path | None = None) -> str:
+    """What the command says of something it does not take; nothing was trained."""
+    given = ["--data", str(data)] if data is not None else []
+    assert main(["train", "--config", "finetune", "--out", str(out), *given, *arguments]) == 2
+    assert not list(out.glob("*.state.pt"))
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(TRAIN.glob("*.yaml")), ids=lambda path: path.stem)
+def test_files_that_ship_are_sound(path: Path) -> None:
+    values = yaml.safe_load(path.read_text())
+    if values.get("datasets") == []:
+        values["datasets"] = [{"path": "given with --data"}]
+    if values.get("start") == "":
+        values["start"] = "given with --start"
+    config = build_train_config(values, path.name)
+    horizon = load_robot(config.robot).action.horizon
+    assert len(config.losses.step_weights) in (0, horizon)
+
+
+def test_a_checkpoint_of_another_horizon_is_named_with_both(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    robot = load_robot("wx250s")
+    path = tmp_path / "longer.yaml"
+    path.write_text(robot.path.read_text().replace("horizon: 8 ", "horizon: 12 "))
+    (tmp_path / "wx250s.urdf").write_text(robot.urdf())
+    said = refused(capsys, tmp_path / "out", "--set", f"robot={path}", data=dataset)
+    assert "action horizon: checkpoint 8, robot file 12" in said
+
+
+def test_a_dataset_without_its_videos_is_refused_by_file(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Path(shutil.copytree(dataset, tmp_path / "broken"))
+    gone = next(broken.glob("videos/*wrist*/**/*.mp4"))
+    gone.unlink()
+    assert str(gone.relative_to(broken)) in refused(capsys, tmp_path / "out", data=broken)
+
+
+def test_no_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "data, datasets: found neither, expected one of them" in refused(capsys, tmp_path / "out")
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, tmp_path / "out", "--start", str(tmp_path / "none"), data=dataset)
+    assert "none: not a directory, expected a TwinBrain checkpoint" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("policy.steps", "--set: found 'policy.steps', expected KEY=VALUE"),
+        ("policy.stepz=1", "unknown key 'stepz'"),
+        ("robot.name=1", "--set: robot.name: 'robot' is no mapping"),
+        ("policy.steps=many", "policy: steps: found 'many', expected int"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_named(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str], change: str, said: str
+) -> None:
+    assert said in refused(capsys, tmp_path / "out", "--set", change, data=dataset)
+
+
+def test_a_new_start_takes_units_from_the_data_where_it_has_none(tmp_path: Path, dataset: Path) -> None:
+    """As a checkpoint that `twinbrain init` has made."""
+    start = Path(shutil.copytree(demo_checkpoint(), tmp_path / "start"))
+    values = json.loads((start / "config.json").read_text())
+    values.update(action_statistics=None, state_statistics=None)
+    (start / "config.json").write_text(json.dumps(values))
+    small = ["policy.steps=1", "policy.batch_size=2", "policy.workers=0", "evaluation.every_steps=0"]
+    small += ["dataset_options.held_out_episodes=0", "losses.prefix_steps=3"]
+    changes = [f"--set={change}" for change in small]
+    train = ["train", "--config", "finetune", "--data", str(dataset), "--start", str(start)]
+    assert main([*train, "--out", str(tmp_path / "out"), *changes]) == 0
+    config = TwinBrainConfig.load(tmp_path / "out" / "checkpoint")
+    assert config.action_statistics is not None and config.action_statistics.clip
+    assert config.expert.prefix_trained
