@@ -61,7 +61,7 @@ def bench_train(args: argparse.Namespace) -> int:
         args.device, args.batch, args.repeats, args.rounds, args.threads, args.data_steps, args.workers
     )
     source, words = (
-        (None, train_bench.INSTRUCTION) if args.data is None else train_bench.dataset(args.data, config)
+        (None, "") if args.data is None else train_bench.dataset(args.data, config)
     )
     facts = {"config": args.config, **train_bench.bench_train(config, options, source, words)}
     print(format_rows(rows(facts)))

@@ -89,9 +89,9 @@ class RandomScenes:
         )
 
 
-def bench_config(config: TwinBrainConfig, words: str = INSTRUCTION) -> tuple[TwinBrainConfig, Any]:
+def bench_config(config: TwinBrainConfig, words: str = "") -> tuple[TwinBrainConfig, Any]:
     """A preset with a tokenizer of a few words, and with units: what can be trained without its own files."""
-    tokenizer = word_tokenizer([*words.split(), "state"])
+    tokenizer = word_tokenizer([*INSTRUCTION.split(), *words.split(), "state"])
     vlm = {**config.vlm, "image_token_id": tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)}
     dims = len(config.action.names), len(config.state_names)
     actions, states = (Normalizer((0.0,) * n, (1.0,) * n) for n in dims)
@@ -110,7 +110,7 @@ class _Contest:
         self.trainer = PolicyTrainer(policy, source, PolicyOptions(losses), seed=0)
         self.cached = PolicyTrainer(policy, source, PolicyOptions(losses, left_cache_gb=64.0), seed=0)
         loop = LoopConfig(1_000_000, options.batch, 1e-6, ema_decay=0.0, workers=options.workers)
-        self.stage = Stage("bench", self.model, self._losses, loop, out)
+        self.stage = Stage("bench", self.model, self._losses, loop, out, quiet=True)
         self.way: Callable[[Drawn, int], dict[str, Tensor]] = self.trainer.losses
         self.drawn = self.trainer.draw(0, options.batch)
         self.views = [view_of(c, c.height, c.width, self.model.layout, None) for c in policy.config.cameras]
@@ -191,7 +191,7 @@ def bench_train(
     config: TwinBrainConfig,
     options: TrainBenchOptions,
     source: Source | None = None,
-    words: str = INSTRUCTION,
+    words: str = "",
 ) -> dict[str, Any]:
     """Everything measured, ready for JSON; times in milliseconds per step of `batch` samples.
 

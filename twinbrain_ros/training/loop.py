@@ -154,6 +154,7 @@ class Stage:
         out: Path,
         extra: Iterable[nn.Module] = (),
         parts: Mapping[str, nn.Module] | None = None,
+        quiet: bool = False,
     ) -> None:
         self.name, self.module, self.config, self.out = name, module, config, out
         self.accelerator = accelerator()
@@ -182,7 +183,7 @@ class Stage:
         self._step, self._optimizer = self.accelerator.prepare(step, optimizer)
         if self._sharded and self.start:
             self.accelerator.load_state(str(self._shards(self.start)), load_module_strict=False)
-        shown = self.accelerator.is_main_process
+        shown = self.accelerator.is_main_process and not quiet
         self.progress = Progress(name, out, self.start, config.steps, rows, shown)
         everything.train()
 

@@ -134,7 +134,7 @@ class PolicyTrainer:
 
     def generator(self, drawn: Drawn, step: int) -> torch.Generator:
         """Where noise and flow times of a batch come from."""
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1_009 + drawn.rank)
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + step + drawn.rank * 10**12)
 
     @property
     def device(self) -> torch.device:
