@@ -19,7 +19,7 @@ from twinbrain_ros.sim.tasks import COLOURS, TASKS
 from twinbrain_ros.training.config import TrainConfigError, load_train_config, twin_config
 from twinbrain_ros.training.dataset import GOALS_PER_FRAME, Demonstrations
 from twinbrain_ros.training.demonstrations import DataConfig, decode_goal, encode_goal, generate_shard
-from twinbrain_ros.training.loop import LoopConfig, learning_rate, train_loop
+from twinbrain_ros.training.loop import LoopConfig, LossNotFinite, learning_rate, train_loop
 from twinbrain_ros.training.losses import GroundingHead, flow_matching_loss, flow_times
 from twinbrain_ros.training.questions import NUMBERS, QuestionMaker, words
 from twinbrain_ros.training.run import StageWatch, main
@@ -81,7 +81,7 @@ def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path: Path) -> None:
     module = nn.Linear(1, 1)
     config = LoopConfig(steps=5, batch_size=1, learning_rate=0.1)
-    with pytest.raises(FloatingPointError, match="fit: loss is nan at step 0"):
+    with pytest.raises(LossNotFinite, match="fit: loss is nan at step 0"):
         train_loop(
             "fit",
             module,
@@ -277,6 +277,10 @@ def test_the_demo_file_builds_a_twin_below_twenty_megabytes() -> None:
         (lambda v: v.pop("policy"), "key 'policy' is missing"),
         (lambda v: v.pop("data"), "data, datasets: found neither, expected one of them"),
         (lambda v: v.update(start="out/ft"), "start: found 'out/ft' with model given and vlm given"),
+        (
+            lambda v: v["policy"].update(batch_size=33),
+            "batch_size: found 33, expected a multiple of 2",
+        ),
         (lambda v: v["policy"].update(precision="int8"), "policy: precision: found 'int8'"),
         (lambda v: v["policy"].update(learning_rates={"vlm": "x"}), "learning_rates: vlm: found 'x'"),
         (lambda v: v["policy"].update(steps="many"), "policy: steps: found 'many', expected int"),

@@ -106,3 +106,26 @@ def test_a_new_start_takes_units_from_the_data_where_it_has_none(tmp_path: Path,
     config = TwinBrainConfig.load(tmp_path / "out" / "checkpoint")
     assert config.action_statistics is not None and config.action_statistics.clip
     assert config.expert.prefix_trained
+
+
+def test_in_the_simulator_the_most_successful_policy_is_kept(tmp_path: Path) -> None:
+    """From the shipped checkpoint, on demonstrations that are generated; interrupted and resumed."""
+    values = {
+        "robot": "wx250s",
+        "start": "demo",
+        "data": {"frames": 40, "frames_per_shard": 40, "workers": 1},
+        "policy": {"steps": 4, "batch_size": 4, "learning_rate": 1e-6, "save_every_steps": 2},
+        "losses": {"grounding_weight": 0.5, "noise_repeats": 1},
+        "evaluation": {"episodes": 1, "every_steps": 2, "trial_episodes": 1, "max_seconds": 8.0},
+    }
+    path, out = tmp_path / "train.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(values))
+    assert main(["train", "--config", str(path), "--out", str(out), "--json", str(tmp_path / "r.json")]) == 0
+    best = json.loads((out / "best.json").read_text())
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert best["step"] == 2 and best["score"] == 1.0  # what succeeds already still does
+    assert report["evaluation"]["pick"]["successes"] == report["evaluation"]["put"]["successes"] == 1
+    assert (out / "best" / "model.safetensors").is_file() and (out / "loss.png").is_file()
+    assert report == json.loads((out / "checkpoint" / "training.json").read_text())
+    assert main(["train", "--config", str(path), "--out", str(out)]) == 2  # holds a run
+    assert main(["train", "--config", str(path), "--out", str(out), "--resume"]) == 0

@@ -29,7 +29,7 @@ SKETCH_ROWS = 1 << 18
 TABLE = np.linspace(0.0, 1.0, 4001)  # where quantiles are kept, so that those of mixtures can be had
 METHODS = ("mean_std", "q99", "min_max")
 # A dimension that hardly varies would have its noise blown up to unit size; this is the least deviation
-# [m, rad] that an action or state dimension is divided by, as in `training/dataset.py`.
+# [m, rad] that an action or state dimension is divided by.
 LEAST_STD = 0.01
 _BLOCK = 4096  # frames whose chunks are made at the same time
 _FORMAT = 1  # of the cache; older ones are computed anew

@@ -12,12 +12,15 @@ from typing import Any, TypeVar
 import yaml
 
 from twinbrain_ros.brain.config import ActionConfig, CameraInput, ExpertConfig, TwinBrainConfig
+from twinbrain_ros.data.dataset_findings import DatasetError
 from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.training.dataset import GOALS_PER_FRAME
 from twinbrain_ros.training.demonstrations import DataConfig
 from twinbrain_ros.training.loop import PRECISIONS, LoopConfig
 from twinbrain_ros.training.lora import LoraConfig
 from twinbrain_ros.training.mixture import MixtureEntry, MixtureOptions
 from twinbrain_ros.training.policy import PolicyLosses
+from twinbrain_ros.training.vlm import QUESTIONS_PER_VIEW
 
 T = TypeVar("T")
 
@@ -101,10 +104,16 @@ class TrainConfig:
             )
         if taught and self.data is None:
             raise TrainConfigError("vlm: a VLM is taught on scenes of the simulator: expected `data`")
-        for name, loop in (("vlm", self.vlm), ("policy", self.policy)):
+        shared = QUESTIONS_PER_VIEW, GOALS_PER_FRAME if self.data else 1
+        for name, loop, multiple in zip(("vlm", "policy"), (self.vlm, self.policy), shared, strict=True):
             if loop is not None and loop.precision not in PRECISIONS:
                 raise TrainConfigError(
                     f"{name}: precision: found {loop.precision!r}, expected one of {sorted(PRECISIONS)}"
+                )
+            if loop is not None and loop.batch_size % multiple:
+                raise TrainConfigError(
+                    f"{name}: batch_size: found {loop.batch_size}, expected a multiple of {multiple}: so "
+                    "many share an image"
                 )
 
 
@@ -133,7 +142,7 @@ def build_train_config(values: Any, where: str) -> TrainConfig:
     """A training file from plain data; errors begin with `where`."""
     try:
         return _build(TrainConfig, values, where)
-    except TrainConfigError as error:
+    except (TrainConfigError, DatasetError) as error:
         text = str(error)
         raise TrainConfigError(text if text.startswith(where) else f"{where}: {text}") from error
 

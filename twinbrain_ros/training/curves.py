@@ -43,6 +43,7 @@ def draw_losses(out: Path) -> None:
                 other.plot([r["step"] for r in rows], [r[key] for r in rows], "o--", markersize=3, label=key)
             other.set(ylim=(0, 1.02), ylabel="success")
             other.legend(loc="lower right", fontsize=8)
-        axis.legend(fontsize=8)
+        if axis.get_legend_handles_labels()[1]:
+            axis.legend(fontsize=8)
     figure.savefig(out / "loss.png", dpi=110)
     plt.close(figure)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from twinbrain_ros.brain.config import CameraInput, Normalizer
+from twinbrain_ros.data.statistics import LEAST_STD
 from twinbrain_ros.sim.tasks import TASKS
 from twinbrain_ros.training.batch import Grounding, PolicyBatch
 from twinbrain_ros.training.demonstrations import decode_goal
@@ -17,9 +18,6 @@ from twinbrain_ros.training.demonstrations import decode_goal
 # Each frame of a batch is trained with two goals, so that its images are looked at once for both: the one
 # that was pursued, whose states the policy will meet, and another pick or put, so that the words matter.
 GOALS_PER_FRAME = 2
-# A dimension that hardly varies would have its noise blown up to unit size; this is the least deviation
-# [m, rad] that an action or state dimension is divided by.
-LEAST_STD = 0.01
 AIM_VALUES = 5  # what `Demonstrations.batch` tells of where a thing is from the tool
 _AIM_UNIT_M = 0.1
 

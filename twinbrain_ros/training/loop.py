@@ -67,6 +67,10 @@ class Rehearsal:
 Batches = Callable[[int, int], Any]
 
 
+class LossNotFinite(ValueError):
+    """Training has diverged; names stage, step and losses. The last state that was saved is from before."""
+
+
 class AveragedWeights:
     """Exponential moving average of trainable parameters, with a start-up correction; decay 0: none."""
 
@@ -238,7 +242,7 @@ class Stage:
         # Read only now: a GPU has the backward pass to do meanwhile.
         found = {key: float(value.detach()) for key, value in values.items()}
         if not all(math.isfinite(value) for value in found.values()):
-            raise FloatingPointError(f"{self.name}: loss is {float(total.detach())} at step {step}; {found}")
+            raise LossNotFinite(f"{self.name}: loss is {float(total.detach())} at step {step}; {found}")
         self.accelerator.clip_grad_norm_(self.parameters, config.clip_norm)
         self._optimizer.step()
         self.average.update(self.module, step)
@@ -315,8 +319,8 @@ def train_loop(
 
     Progress is saved in `out/<name>.state.pt` and picked up from there, so the same call resumes. At the end
     the module holds the averaged weights. Returns the log: one record per 20 steps, and those of rehearsals.
-    Raises DiskFull before the first step if there is no room, FloatingPointError at a loss that is not
-    finite.
+    Raises DiskFull before the first step if there is no room, LossNotFinite where training has
+    diverged.
     """
     stage = Stage(name, module, losses, config, out, extra, parts)
     stage.run(batches, rehearsal)
