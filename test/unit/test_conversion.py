@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from bag_fixtures import INSTRUCTION, START_NS, make_bag, swing
 
+from twinbrain_ros.brain.config import CameraInput
 from twinbrain_ros.cli import main
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data import conversion
@@ -26,7 +27,9 @@ from twinbrain_ros.data.recorded import RecordedFrames
 from twinbrain_ros.robot.actions import tool_state
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
+from twinbrain_ros.training.mixture import MixtureEntry, MixtureSource
 
+CAMERAS = (CameraInput("front", 96, 96), CameraInput("wrist", 96, 96))
 ALL = ConversionOptions(idle_threshold=None)
 NS = 1_000_000_000
 
@@ -235,11 +238,11 @@ def test_a_torn_bag_is_used_as_far_as_it_is_whole(tmp_path: Path, robot: RobotFi
     bag = make_bag(tmp_path / "bag", robot, 6.0)
     file = next(bag.path.glob("*.mcap"))
     data = file.read_bytes()
-    whole = convert_bag(bag.path, 0, tmp_path / "whole", ALL).counts.frames
+    whole = convert_bag(bag.path, 0, 1, tmp_path / "whole", ALL).counts.frames
     torn = tmp_path / "torn"
     torn.mkdir()
     (torn / file.name).write_bytes(data[: len(data) // 2])
-    part = convert_bag(torn, 0, tmp_path / "out", ALL)
+    part = convert_bag(torn, 0, 1, tmp_path / "out", ALL)
     assert 2 <= part.counts.frames < whole and part.notes["cut_off"]
 
 
@@ -254,3 +257,22 @@ def test_the_command_prints_where_every_second_has_gone(
     assert code == 0 and sum(facts["counts"].values()) == facts["ticks"]
     out = capsys.readouterr().out
     assert "held: nobody drove" in out and f"--data {tmp_path / 'out'}" in out
+
+
+def test_an_episode_that_begins_late_in_a_long_video_gets_a_file_of_its_own(
+    tmp_path: Path, robot: RobotFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinbrain_ros.data.bag_frames.LONGEST_VIDEO_S", 1.0)
+    modes = ((0.0, Mode.TELEOP), (2.0, Mode.HOLD), (3.0, Mode.TELEOP))
+    bags = [
+        make_bag(tmp_path / name, robot, seconds, modes=modes[:count]).path
+        for name, seconds, count in (("a", 5.0, 3), ("b", 2.0, 1))
+    ]
+    convert(bags, tmp_path / "out", ALL)
+    table = pq.read_table(tmp_path / "out" / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+    key = f"videos/observation.images.{robot.cameras[0].name}"
+    assert table[f"{key}/file_index"].to_pylist() == [0, 2, 1]
+    assert table[f"{key}/from_timestamp"].to_pylist() == [0.0, 0.0, 0.0]
+    source = MixtureSource([MixtureEntry(str(tmp_path / "out"))], robot, CAMERAS, 8)
+    batch = source.batch(0, 0, 64)  # every frame is found
+    assert source.draws.bad == 0 and batch.images["front"].shape == (64, 96, 96, 3)

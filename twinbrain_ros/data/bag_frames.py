@@ -32,6 +32,9 @@ ACTIONS = ("commanded", "achieved")
 ONLY = ("all", "labelled", "success")
 SHORTEST = 2  # frames of an episode: of one, nothing can be learnt
 RATE_TOLERANCE = 0.01
+# LeRobot looks frames up by times in float32, to 1e-4 s, which beyond 1024 s of a file it no longer finds. An
+# episode that begins later than this gets a file of its own.
+LONGEST_VIDEO_S = 900.0
 LEAST_FREE_BYTES = 200_000_000
 # A joint counts as moving beyond this [rad; of the gripper's way from 0 to 1]: more than encoders and servos
 # jitter.
@@ -105,12 +108,12 @@ def frames_per_second(robot: RobotFile) -> int:
 class _Converter:
     """One bag on its way into a dataset."""
 
-    def __init__(self, path: Path, number: int, root: Path, options: ConversionOptions) -> None:
+    def __init__(self, path: Path, number: int, bags: int, root: Path, options: ConversionOptions) -> None:
         self.bag = open_bag(path)
         self.robot = robot_of(self.bag, options.robot)
         self.kinematics = Kinematics(self.robot)
         self.frames = RecordedFrames(self.bag, self.robot, self.kinematics, options.namespace)
-        self.number, self.root, self.options = number, root, options
+        self.number, self.bags, self.root, self.options = number, bags, root, options
         self.fps = frames_per_second(self.robot)
         self.period_ns = round(self.robot.action.period_s * NS_PER_S)
         self.part = BagPart(path.name)
@@ -148,8 +151,7 @@ class _Converter:
             part.left_out = f"no commands on {topic}; --actions achieved goes by the measured motion"
             return part
         self._ticks()
-        for writer in self.videos.values():
-            writer.close()
+        self._close()
         part.problems = self.frames.problems.sentences()
         return part
 
@@ -206,10 +208,19 @@ class _Converter:
     def _add(self, moment: Moment, action: NDArray[np.float64]) -> None:
         corrected = self.driven and self.timeline.corrected(moment.observation.stamp_ns)
         self.rows.append((moment, action, corrected))
+        if len(self.rows) == SHORTEST and self.written > LONGEST_VIDEO_S * self.fps:
+            self._close()
+            self.number += self.bags  # no other bag has this number
+            self.written = 0
         # An episode that is too short leaves nothing in the videos: its first frames wait.
         if len(self.rows) >= SHORTEST:
             for row in self.rows if len(self.rows) == SHORTEST else self.rows[-1:]:
                 self._film(row[0])
+
+    def _close(self) -> None:
+        for writer in self.videos.values():
+            writer.close()
+        self.videos = {}
 
     def _film(self, moment: Moment) -> None:
         for name, image in moment.observation.images.items():
@@ -254,6 +265,6 @@ class _Converter:
         self.images = {}
 
 
-def convert_bag(path: Path, number: int, root: Path, options: ConversionOptions) -> BagPart:
-    """Writes a bag's videos and gives its tables; number: of the bag, which its videos are called by."""
-    return _Converter(path, number, root, options).run()
+def convert_bag(path: Path, number: int, bags: int, root: Path, options: ConversionOptions) -> BagPart:
+    """Writes a bag's videos and gives its tables; number: of the bag among `bags`; it names its videos."""
+    return _Converter(path, number, bags, root, options).run()

@@ -123,11 +123,11 @@ def _all_parts(
     parts = []
     if workers == 1 or len(bags) == 1:
         for number, path in enumerate(bags):
-            parts.append(convert_bag(path, number, root, options))
+            parts.append(convert_bag(path, number, len(bags), root, options))
             done(parts[-1])
         return parts
     with ProcessPoolExecutor(min(workers, len(bags)), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(convert_bag, path, i, root, options) for i, path in enumerate(bags)]
+        futures = [pool.submit(convert_bag, path, i, len(bags), root, options) for i, path in enumerate(bags)]
         for future in futures:
             parts.append(future.result())
             done(parts[-1])

@@ -114,7 +114,7 @@ def image_from_compressed(data: Buffer, camera: Camera) -> NDArray[np.uint8]:
     expected = (camera.height, camera.width)
     if decoded.shape[:2] != expected:
         raise FrameError(camera.name, "height, width", str(decoded.shape[:2]), f"{expected} pixels")
-    return np.ascontiguousarray(decoded[..., ::-1])
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
 def joints_from_names(
