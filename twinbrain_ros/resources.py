@@ -52,18 +52,30 @@ def robot_file_path(name_or_path: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is no such file; names what was tried and the robots that are shipped.
     """
+    found = find_config("robots", name_or_path)
+    if found is None:
+        given = Path(name_or_path).expanduser().absolute()
+        by_name = share_dir() / "config" / "robots" / f"{name_or_path}.yaml"
+        raise FileNotFoundError(
+            f"robot file {str(name_or_path)!r}: neither a file ({given}) nor a shipped robot "
+            f"({by_name}); shipped robots: {shipped_configs('robots')}"
+        )
+    return found
+
+
+def find_config(folder: str, name_or_path: str | Path) -> Path | None:
+    """A YAML file by its path, or by the name of one that ships in this folder of config/; None: neither."""
     given = Path(name_or_path).expanduser()
     if given.is_file():
         return given.resolve()
-    shipped = share_dir() / "config" / "robots"
-    by_name = shipped / f"{name_or_path}.yaml"
-    if given.name == str(name_or_path) and by_name.is_file():
-        return by_name
-    known = ", ".join(sorted(path.stem for path in shipped.glob("*.yaml"))) or "none"
-    raise FileNotFoundError(
-        f"robot file {str(name_or_path)!r}: neither a file ({given.absolute()}) nor a shipped robot "
-        f"({by_name}); shipped robots: {known}"
-    )
+    by_name = share_dir() / "config" / folder / f"{name_or_path}.yaml"
+    return by_name if given.name == str(name_or_path) and by_name.is_file() else None
+
+
+def shipped_configs(folder: str) -> str:
+    """The names of the YAML files in a folder of config/, for messages."""
+    shipped = share_dir() / "config" / folder
+    return ", ".join(sorted(path.stem for path in shipped.glob("*.yaml"))) or "none"
 
 
 def transport_environment(current: Mapping[str, str]) -> dict[str, str]:

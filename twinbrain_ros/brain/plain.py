@@ -108,7 +108,7 @@ def _condition(
     left = None
     if model.left is not None:
         seen = [v for v in views if v.name in config.left_cameras]
-        with _left_gradients(model):
+        with model.left_gradients():
             left = _stream(model, model.left, images, seen, prompts[0])
     right = _stream(model, model.right, images, views, prompts[1])
     if encoded is not None and not config.expert_takes_state:
@@ -145,12 +145,6 @@ def _stream(
     return _Stream(brain, x, rotary, mask, images_at, list(deepstack) if model.config.deepstack else [])
 
 
-def _left_gradients(model: TwinBrain) -> torch.set_grad_enabled:
-    """Gradients where there are any, but none in a frozen left brain."""
-    trained = model.left is not None and next(model.left.parameters()).requires_grad
-    return torch.set_grad_enabled(torch.is_grad_enabled() and trained)
-
-
 @contextmanager
 def _stock_attention(visual: Any) -> Iterator[None]:
     """The tower's own way to attend: image by image (or window by window), split on the host."""
@@ -171,7 +165,7 @@ def _joint_layers(model: TwinBrain, left: _Stream | None, right: _Stream) -> lis
     for i in range(len(right.brain.model.language_model.layers)):
         theirs: list[Tensor] = []
         if left is not None:
-            with _left_gradients(model):
+            with model.left_gradients():
                 queries, *theirs = _project(left, i)
                 _finish_layer(left, i, _attention(queries, theirs[0], theirs[1], left.mask))
         queries, keys, values = _project(right, i)

@@ -69,7 +69,7 @@ class TwinBrain(nn.Module):
             self.left.eval()
         return self
 
-    def _left_gradients(self) -> torch.set_grad_enabled:
+    def left_gradients(self) -> torch.set_grad_enabled:
         """As a context: gradients in the left brain only where it is trained, and only where they are on."""
         return torch.set_grad_enabled(self.trains_left and torch.is_grad_enabled())
 
@@ -128,7 +128,7 @@ class TwinBrain(nn.Module):
         if self.left is None:
             alone = decoder.prepare_side(self.right, right, causal_mask(right.valid))
             return Prepared(decoder.no_words(alone), alone)
-        with self._left_gradients():
+        with self.left_gradients():
             left_mask = None if left.unpadded else causal_mask(left.valid)
             left_side = decoder.prepare_side(self.left, left, left_mask)
         mask = joint_mask(left.valid, right.valid, self.config.left_visibility)
@@ -144,13 +144,13 @@ class TwinBrain(nn.Module):
         """
         if self.left is None:
             return LeftMemory()
-        with self._left_gradients():
+        with self.left_gradients():
             return self.read_left(*self.image_features(self.left, images, self.config.left_cameras), side)
 
     def read_left(self, features: Tensor, deepstack: list[Tensor], side: Side) -> LeftMemory:
         """The left decoder, up to the keys and values of its last joint layer."""
         memory = LeftMemory()
-        with self._left_gradients():
+        with self.left_gradients():
             x = decoder.fill(side, _for_each_prompt(features, side), None)
             extra = [_for_each_prompt(e, side) for e in deepstack]
             x = decoder.run_layers(self.left, side, x, memory, range(self.last_joint), extra)

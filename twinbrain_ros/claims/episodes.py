@@ -14,7 +14,7 @@ from tqdm import tqdm
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.claims.protocol import SPLITS, Protocol
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.sim.rollout import Rollout, SimObservation
+from twinbrain_ros.sim.rollout import Rollout, acting
 from twinbrain_ros.sim.scene import draw_scene
 from twinbrain_ros.sim.tabletop import TabletopSim
 from twinbrain_ros.sim.tasks import TASKS, Goal
@@ -115,12 +115,8 @@ def _noted(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
 
 
 def _one(policy: TwinBrainPolicy, rollout: Rollout, case: Case) -> dict[str, Any]:
-    def act(observation: SimObservation, instruction: str) -> np.ndarray:
-        # What it is told may differ from what is judged, which must name a colour.
-        seed = observation.stamp_ns // 1_000_000
-        return policy.act(observation.images, case.told, observation.state, seed=seed)
-
-    record = rollout.run(act, case.seed, case.task, case.instruction)
+    # What it is told may differ from what is judged, which must name a colour.
+    record = rollout.run(acting(policy, case.told), case.seed, case.task, case.instruction)
     return {
         "success": record.success,
         "wrong_object": record.wrong_object,

@@ -60,9 +60,7 @@ def bench_train(args: argparse.Namespace) -> int:
     options = train_bench.TrainBenchOptions(
         args.device, args.batch, args.repeats, args.rounds, args.threads, args.data_steps, args.workers
     )
-    source, words = (
-        (None, "") if args.data is None else train_bench.dataset(args.data, config)
-    )
+    source, words = (None, "") if args.data is None else train_bench.dataset(args.data, config)
     facts = {"config": args.config, **train_bench.bench_train(config, options, source, words)}
     print(format_rows(rows(facts)))
     write_json(args.json, facts)

@@ -11,7 +11,6 @@ from twinbrain_ros.evaluation.results import format_rows
 
 if TYPE_CHECKING:
     from twinbrain_ros.data.conversion import BagPart
-    from twinbrain_ros.robot.robot_file import RobotFile
 
 WHAT = {
     "frames": "frames",
@@ -66,26 +65,26 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from twinbrain_ros.data.conversion import ConversionOptions, check_bags, convert
+    from twinbrain_ros.data.conversion import ConversionOptions, convert
 
     if not args.idle_threshold >= 0:
         raise CommandError(f"--idle-threshold {args.idle_threshold}: expected 0 or more")
     idle = None if args.keep_idle else args.idle_threshold
     options = ConversionOptions(args.actions, args.only, idle, args.robot, args.namespace)
-    robot = check_bags(args.bags, options)
     with tqdm(total=len(args.bags), unit="bag", desc="convert") as bar:
         parts = convert(args.bags, args.out, options, args.workers, lambda part: bar.update() and None)
-    facts = describe(parts, robot, args.out)
+    facts = describe(parts, args.out)
     print(format_rows(rows(facts)))
     write_json(args.json, facts)
     return OK
 
 
-def describe(parts: list[BagPart], robot: RobotFile, out: Path) -> dict[str, Any]:
+def describe(parts: list[BagPart], out: Path) -> dict[str, Any]:
     """Figures of a conversion, ready for JSON."""
     from dataclasses import asdict
 
-    from twinbrain_ros.data.conversion import INTERVENTION, total
+    from twinbrain_ros.data.conversion import total
+    from twinbrain_ros.data.dataset_file import INTERVENTION
 
     episodes = [episode for part in parts for episode in part.episodes]
     counts = total(parts)
@@ -93,7 +92,7 @@ def describe(parts: list[BagPart], robot: RobotFile, out: Path) -> dict[str, Any
         "dataset": str(out),
         "bags": len(parts),
         "episodes": len(episodes),
-        "period_s": robot.action.period_s,
+        "period_s": parts[0].period_s,
         "ticks": counts.ticks,
         "counts": asdict(counts),
         "tasks": len({task for episode in episodes for task in episode.tasks}),

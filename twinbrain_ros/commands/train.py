@@ -61,12 +61,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     import yaml
 
-    from twinbrain_ros.resources import share_dir
+    from twinbrain_ros.resources import find_config
     from twinbrain_ros.training.config import build_train_config, read_train_file
 
-    shipped = share_dir() / "config" / "train" / f"{args.config}.yaml"
-    path = args.config if args.config.is_file() or not shipped.is_file() else shipped
-    if not path.is_file():
+    path = find_config("train", args.config)
+    if path is None:
         raise CommandError(f"--config: no file {args.config}")
     values = read_train_file(path)
     if args.data:

@@ -12,32 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinbrain_ros.data import episode_info
 from twinbrain_ros.data.bag import BagError, open_bag
 from twinbrain_ros.data.bag_timeline import Timeline
+from twinbrain_ros.data.dataset_file import ACTION, IMAGES, INTERVENTION, JOINTS, STATE, SUCCESS, written_kind
 from twinbrain_ros.data.dataset_video import Channels, VideoWriter
 from twinbrain_ros.data.dataset_writer import EpisodeTable, video_file
-from twinbrain_ros.data.episode_info import SUCCESS
 from twinbrain_ros.data.frames import NotReady
 from twinbrain_ros.data.messages import NS_PER_S
 from twinbrain_ros.data.recorded import Moment, RecordedFrames, robot_of
+from twinbrain_ros.data.robot_dataset import RATE_TOLERANCE
 from twinbrain_ros.robot.actions import tool_state
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 
-STATE, JOINTS, ACTION = "observation.state", "observation.joint_positions", "action"
-INTERVENTION, SUCCEEDED = "intervention", "success"
-IMAGES = "observation.images."
-KIND_OF_SPACE = {"ee_delta": "tool_target", "joint_position": "joint_target"}
-ACTIONS = ("commanded", "achieved")
-ONLY = ("all", "labelled", "success")
 SHORTEST = 2  # frames of an episode: of one, nothing can be learnt
-RATE_TOLERANCE = 0.01
 # LeRobot looks frames up by times in float32, to 1e-4 s, which beyond 1024 s of a file it no longer finds. An
 # episode that begins later than this gets a file of its own.
 LONGEST_VIDEO_S = 900.0
-LEAST_FREE_BYTES = 200_000_000
-# A joint counts as moving beyond this [rad; of the gripper's way from 0 to 1]: more than encoders and servos
-# jitter.
+# Beyond this a joint counts as moving [rad; of the gripper's way from 0 to 1]; what jitters does so less.
 IDLE_THRESHOLD = 0.01
 
 
@@ -49,8 +42,7 @@ class ConversionError(ValueError):
 class ConversionOptions:
     """actions: "commanded", or "achieved" by the end of each frame's period; only: of which bags, by their
     label: "all", "labelled" or "success"; idle_threshold: see IDLE_THRESHOLD, None keeps idle starts; robot:
-    a robot
-    file for bags that name none; namespace: of the arm's topics, None for the bag's own."""
+    a robot file for bags that name none; namespace: of the arm's topics, None for the bag's own."""
 
     actions: str = "commanded"
     only: str = "all"
@@ -82,11 +74,11 @@ class Counts:
 
 @dataclass
 class BagPart:
-    """What a bag contributes. left_out: why it contributes nothing, "" if it does; problems: what could not
-    be
-    used of it, with how often."""
+    """What a bag contributes. period_s: of its ticks; left_out: why it contributes nothing, "" if it does;
+    problems: what could not be used of it, with how often."""
 
     bag: str
+    period_s: float
     episodes: list[EpisodeTable] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     left_out: str = ""
@@ -116,10 +108,9 @@ class _Converter:
         self.number, self.bags, self.root, self.options = number, bags, root, options
         self.fps = frames_per_second(self.robot)
         self.period_ns = round(self.robot.action.period_s * NS_PER_S)
-        self.part = BagPart(path.name)
+        self.part = BagPart(path.name, self.robot.action.period_s)
         self.videos: dict[str, VideoWriter] = {}
         self.rows: list[tuple[Moment, NDArray[np.float64], bool]] = []
-        self.started: list[int] = []  # first frame in the videos of each episode
         self.images: dict[str, Channels] = {}
         self.idle_until_ns: int | None = None
         self.written = self.trimmed = 0
@@ -135,11 +126,11 @@ class _Converter:
             "seed": self.bag.episode.seed,
             "cut_off": self.bag.truncated,
         }
-        wanted = {"all": True, "labelled": bool(outcome), "success": outcome == SUCCESS}[self.options.only]
-        if not wanted:
+        done = outcome == episode_info.SUCCESS
+        if not {"all": True, "labelled": bool(outcome), "success": done}[self.options.only]:
             part.left_out = f"label is {outcome or 'missing'}"
             return part
-        self.success = {"": -1.0, SUCCESS: 1.0}.get(outcome, 0.0)
+        self.success = {"": -1.0, episode_info.SUCCESS: 1.0}.get(outcome, 0.0)
         self.timeline = Timeline(self.frames)
         self.driven = self.frames.topic(self.robot.topics.control_mode) in self.bag.topics
         if not self.driven:
@@ -200,7 +191,7 @@ class _Converter:
             joints = self.timeline.command(end_ns)
         else:
             joints = self.timeline.measured(end_ns, self.period_ns // 2)
-        if joints is None or KIND_OF_SPACE[self.robot.action.space] == "joint_target":
+        if joints is None or written_kind(self.robot) == "joint_target":
             return joints
         position, rotation = self.kinematics.forward(joints[:-1])
         return tool_state(position, rotation, float(joints[-1]))
@@ -246,7 +237,7 @@ class _Converter:
             JOINTS: np.array([[*o.arm_positions, o.gripper_opening] for o in seen], np.float32),
             ACTION: np.array([row[1] for row in rows], np.float32),
             INTERVENTION: np.array([row[2] for row in rows], bool),
-            SUCCEEDED: np.full(len(rows), self.success, np.float32),
+            SUCCESS: np.full(len(rows), self.success, np.float32),
         }
         first = self.written
         self.written += len(rows)

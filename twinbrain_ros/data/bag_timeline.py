@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import BagError
 from twinbrain_ros.data.decode import FrameError, joints_from_names
-from twinbrain_ros.data.messages import NS_PER_S, from_time
+from twinbrain_ros.data.messages import NS_PER_S, from_time, told_finger_m
 from twinbrain_ros.data.recorded import RecordedFrames
 
 Array = NDArray[np.float64]
 
 
 class Timeline:
-    """Of one arm in a bag. Joint vectors are [J + 1]: arm joints in robot-file order [rad], gripper opening 0
-    to 1.
+    """Of one arm in a bag.
 
-    Commands count from when they were received, joint states and modes from their stamps [ns]. Messages that
-    cannot be read are in `frames.problems`, as those of cameras are.
+    Joint vectors are [J + 1]: arm joints in robot-file order [rad], gripper opening 0 to 1. Commands count
+    from when they were received, joint states and modes from their stamps [ns]. Messages that cannot be read
+    are in `frames.problems`, as those of cameras are.
     """
 
     def __init__(self, frames: RecordedFrames) -> None:
@@ -58,7 +58,7 @@ class Timeline:
             self._arm.append((log_ns, np.zeros(1), np.asarray(content.cmd, dtype=np.float64)[None]))
             return
         order = [list(content.joint_names).index(joint) for joint in self._robot.arm_joints]
-        times = [_seconds(point.time_from_start) for point in content.points]
+        times = [from_time(point.time_from_start) / NS_PER_S for point in content.points]
         positions = np.array([point.positions for point in content.points], dtype=np.float64)[:, order]
         if not np.isfinite(positions).all():
             raise ValueError(f"positions are {positions.tolist()}, expected finite numbers")
@@ -68,8 +68,7 @@ class Timeline:
         if hasattr(content, "cmd"):  # the distance between both fingers
             finger_m = float(content.cmd) / 2.0
         else:
-            column = list(content.joint_names).index(self._robot.gripper.joint)
-            finger_m = float(content.points[-1].positions[column])
+            finger_m = told_finger_m(content, self._robot)
         self._gripper.append((log_ns, self._robot.gripper.opening(finger_m)))
 
     def _on_joints(self, content: Any, log_ns: int) -> None:
@@ -146,10 +145,6 @@ class Timeline:
 
 
 NEVER_NS = 2**62
-
-
-def _seconds(duration: Any) -> float:
-    return float(duration.sec) + float(duration.nanosec) / NS_PER_S
 
 
 def _leaves(times_ns: Sequence[int], values: Sequence[Array], start_ns: int, threshold: float) -> int:

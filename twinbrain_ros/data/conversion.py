@@ -14,19 +14,22 @@ from typing import Any
 
 from twinbrain_ros.data.bag import open_bag
 from twinbrain_ros.data.bag_frames import (
-    ACTION,
-    IMAGES,
-    INTERVENTION,
-    JOINTS,
-    KIND_OF_SPACE,
-    STATE,
-    SUCCEEDED,
     BagPart,
     ConversionError,
     ConversionOptions,
     Counts,
     convert_bag,
     frames_per_second,
+)
+from twinbrain_ros.data.dataset_file import (
+    ACTION,
+    IMAGES,
+    INTERVENTION,
+    JOINTS,
+    STATE,
+    SUCCESS,
+    TWINBRAIN_FILE,
+    written_kind,
 )
 from twinbrain_ros.data.dataset_video import VideoError, feature
 from twinbrain_ros.data.dataset_writer import write_tables
@@ -137,7 +140,7 @@ def _all_parts(
 def _features(robot: RobotFile, fps: int) -> dict[str, Any]:
     joints = [*robot.arm_joints, "gripper"]
     state = list(robot.observation.state_names)
-    action = joints if KIND_OF_SPACE[robot.action.space] == "joint_target" else state
+    action = joints if written_kind(robot) == "joint_target" else state
     vectors = {STATE: state, JOINTS: joints, ACTION: action}
     found: dict[str, Any] = {
         key: {"dtype": "float32", "shape": [len(names)], "names": names} for key, names in vectors.items()
@@ -145,14 +148,14 @@ def _features(robot: RobotFile, fps: int) -> dict[str, Any]:
     for camera in robot.cameras:
         found[IMAGES + camera.name] = feature(camera.width, camera.height, fps)
     found[INTERVENTION] = {"dtype": "bool", "shape": [1], "names": None}
-    found[SUCCEEDED] = {"dtype": "float32", "shape": [1], "names": None}
+    found[SUCCESS] = {"dtype": "float32", "shape": [1], "names": None}
     return found
 
 
 def _describe(root: Path, robot: RobotFile, parts: Sequence[BagPart], options: ConversionOptions) -> None:
     """meta/twinbrain.json: what LeRobot has no place for."""
     values = {
-        "action_kind": KIND_OF_SPACE[robot.action.space],
+        "action_kind": written_kind(robot),
         "robot": robot.name,
         "robot_file": robot.path.read_text(encoding="utf-8"),
         "urdf": robot.urdf(),
@@ -170,7 +173,7 @@ def _describe(root: Path, robot: RobotFile, parts: Sequence[BagPart], options: C
             for part in parts
         ],
     }
-    (root / "meta" / "twinbrain.json").write_text(json.dumps(values, indent=2) + "\n")
+    (root / TWINBRAIN_FILE).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def total(parts: Sequence[BagPart]) -> Counts:

@@ -15,10 +15,13 @@ from typing import Any
 import yaml
 
 from twinbrain_ros.data.dataset_findings import DatasetError
-from twinbrain_ros.resources import share_dir
+from twinbrain_ros.resources import find_config, shipped_configs
 from twinbrain_ros.robot.robot_file import EE_DELTA_NAMES, STATE_NAMES, RobotFile
 from twinbrain_ros.robot.strict import StrictMapping
 
+# What `twinbrain convert` writes: its features, and a file beside LeRobot's own.
+STATE, JOINTS, ACTION = "observation.state", "observation.joint_positions", "action"
+INTERVENTION, SUCCESS, IMAGES = "intervention", "success", "observation.images."
 TWINBRAIN_FILE = "meta/twinbrain.json"
 KINDS = ("tool_target", "tool_delta", "joint_target")
 KINDS_OF_SPACE = {"ee_delta": ("tool_target", "tool_delta"), "joint_position": ("joint_target",)}
@@ -119,18 +122,14 @@ def dataset_file_path(name_or_path: str) -> Path:
 
     Raises DatasetError naming what was tried and which are shipped.
     """
-    given = Path(name_or_path).expanduser()
-    if given.is_file():
-        return given.resolve()
-    shipped = share_dir() / "config" / "datasets"
-    by_name = shipped / f"{name_or_path}.yaml"
-    if given.name == name_or_path and by_name.is_file():
-        return by_name
-    known = ", ".join(sorted(path.stem for path in shipped.glob("*.yaml"))) or "none"
-    raise DatasetError(
-        f"dataset file {name_or_path!r}: neither a file ({given.absolute()}) nor a shipped one; "
-        f"shipped: {known}"
-    )
+    found = find_config("datasets", name_or_path)
+    if found is None:
+        given = Path(name_or_path).expanduser().absolute()
+        raise DatasetError(
+            f"dataset file {name_or_path!r}: neither a file ({given}) nor a shipped one; "
+            f"shipped: {shipped_configs('datasets')}"
+        )
+    return found
 
 
 def load_dataset_file(name_or_path: str) -> DatasetFile:
@@ -243,13 +242,18 @@ def recorded(root: Path, robot: RobotFile) -> DatasetFile:
         robot=values["robot"],
         fps=None,
         rate="robot",
-        cameras={camera.name: f"observation.images.{camera.name}" for camera in robot.cameras},
-        state_key="observation.state",
+        cameras={camera.name: IMAGES + camera.name for camera in robot.cameras},
+        state_key=STATE,
         state=pose,
-        action=ActionMap("action", kind, dims, pose=pose if kind == "tool_target" else None),
-        intervention="intervention",
-        success="success",
+        action=ActionMap(ACTION, kind, dims, pose=pose if kind == "tool_target" else None),
+        intervention=INTERVENTION,
+        success=SUCCESS,
     )
+
+
+def written_kind(robot: RobotFile) -> str:
+    """The kind of actions that `twinbrain convert` writes for a robot's action space: absolute targets."""
+    return KINDS_OF_SPACE[robot.action.space][0]
 
 
 def check_fits(file: DatasetFile, robot: RobotFile, other_robot: bool = False) -> None:

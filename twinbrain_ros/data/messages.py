@@ -26,6 +26,11 @@ def image_from_message(message: Any, camera: Camera) -> NDArray[np.uint8]:
     )
 
 
+def told_finger_m(message: Any, robot: RobotFile) -> float:
+    """Where a trajectory of the gripper leads to [m]; raises ValueError if it is of another joint."""
+    return float(message.points[-1].positions[list(message.joint_names).index(robot.gripper.joint)])
+
+
 def chunk_from_message(message: Any, robot: RobotFile) -> ActionChunk:
     """The chunk in a message; `ActionChunk.validate` then holds it against the robot file.
 

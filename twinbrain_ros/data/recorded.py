@@ -210,11 +210,8 @@ class RecordedFrames:
             nonlocal next_ns
             while next_ns is not None and log_ns > next_ns:
                 seen = self._builder.build(next_ns)
-                if not isinstance(seen, NotReady):
-                    seen_then: Moment | NotReady = Moment(seen, next_ns, instruction, mode)
-                else:
-                    seen_then = seen
-                due.append((next_ns, seen_then))
+                blind = isinstance(seen, NotReady)
+                due.append((next_ns, seen if blind else Moment(seen, next_ns, instruction, mode)))
                 next_ns += period_ns
 
         for log_ns, *_ in self._feed(before):

@@ -12,7 +12,7 @@ import numpy as np
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 from twinbrain_ros.evaluation.statistics import wilson_interval
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.sim.rollout import EpisodeRecord, Rollout, SimObservation
+from twinbrain_ros.sim.rollout import EpisodeRecord, Rollout, SimObservation, acting
 from twinbrain_ros.sim.tasks import TASKS
 
 
@@ -49,17 +49,10 @@ class CaseResult:
 
 
 def load_actor(checkpoint: Path) -> Callable[[SimObservation, str], np.ndarray]:
-    """The checkpoint's policy for a rollout; the seed of its noise is the observation's time [ms]."""
+    """The checkpoint's policy for a rollout (`acting`)."""
     from twinbrain_ros.brain.policy import TwinBrainPolicy
 
-    policy = TwinBrainPolicy.from_pretrained(checkpoint)
-
-    def act(observation: SimObservation, instruction: str) -> np.ndarray:
-        seed = observation.stamp_ns // 1_000_000
-        guided: dict[str, Any] = {} if observation.guide is None else {"guide": observation.guide}
-        return policy.act(observation.images, instruction, observation.state, seed=seed, **guided)
-
-    return act
+    return acting(TwinBrainPolicy.from_pretrained(checkpoint))
 
 
 def run_case(

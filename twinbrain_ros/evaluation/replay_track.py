@@ -15,7 +15,7 @@ from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import BagError
 from twinbrain_ros.data.decode import FrameError, joints_from_names
 from twinbrain_ros.data.frames import Observation
-from twinbrain_ros.data.messages import NS_PER_S, from_time
+from twinbrain_ros.data.messages import NS_PER_S, from_time, told_finger_m
 from twinbrain_ros.data.recorded import RecordedFrames
 from twinbrain_ros.evaluation.replay_errors import Poses
 from twinbrain_ros.robot.actions import relative_ee_deltas
@@ -111,7 +111,7 @@ class Track:
             self.start_ns = stamp_ns if self.start_ns < 0 else self.start_ns
 
     def _on_gripper(self, content: Any) -> None:
-        finger_m = content.points[-1].positions[list(content.joint_names).index(self._robot.gripper.joint)]
+        finger_m = told_finger_m(content, self._robot)
         self._told.append((self.newest_ns, self._robot.gripper.opening(finger_m)))
 
     @staticmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -189,6 +190,25 @@ class Rollout:
         data = policy(observation, instruction)
         positions = observation.arm_positions
         return ActionChunk.for_robot(self.robot, sequence, observation.stamp_ns, instruction, data, positions)
+
+
+def acting(policy: Any, told: str = "") -> Policy:
+    """A `TwinBrainPolicy` as a policy of a rollout; the seed of its noise is the observation's time [ms].
+
+    told: what it is told in place of the instruction that is judged; "": the same.
+    """
+
+    def act(observation: SimObservation, instruction: str) -> np.ndarray:
+        data: np.ndarray = policy.act(
+            observation.images,
+            told or instruction,
+            observation.state,
+            seed=observation.stamp_ns // 1_000_000,
+            guide=observation.guide,
+        )
+        return data
+
+    return act
 
 
 def expert_policy(robot: RobotFile) -> Policy:

@@ -109,8 +109,7 @@ class AveragedWeights:
 
 
 def learning_rate(config: LoopConfig, step: int, part: str = "") -> float:
-    """Linear warm-up, then cosine decay to `final_rate_fraction` of the peak, which each part may have its
-    own."""
+    """Linear warm-up, then cosine decay to `final_rate_fraction` of the part's peak."""
     peak = config.learning_rates.get(part, config.learning_rate)
     if step < config.warmup_steps:
         return peak * (step + 1) / config.warmup_steps
@@ -120,8 +119,7 @@ def learning_rate(config: LoopConfig, step: int, part: str = "") -> float:
 
 
 class _Step(nn.Module):
-    """Everything that is trained, with its losses as what it computes: what several processes keep in
-    step."""
+    """Everything that is trained; it computes its losses. What several processes keep in step."""
 
     def __init__(
         self, parts: nn.ModuleDict, losses: Callable[[Any, int], dict[str, Tensor]], dtype: Any
@@ -136,8 +134,7 @@ class _Step(nn.Module):
 
 
 def accelerator() -> Accelerator:
-    """The processes and devices that `accelerate launch` has set up; without it this process and its
-    device."""
+    """The processes that `accelerate launch` has set up, and their devices; without it, this one."""
     # Of a VLM some layers have no part in an action: they get no gradient.
     return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 

@@ -21,8 +21,7 @@ ADAPTER = "default"
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """rank 0: none, the whole right brain is trained. targets: names of linear layers, of decoder and
-    tower."""
+    """rank 0: none, the whole right brain is trained; targets: names of linear layers."""
 
     rank: int = 0
     alpha: float = 32.0
@@ -49,8 +48,7 @@ def add_adapters(brain: nn.Module, config: LoraConfig) -> None:
 
 @torch.no_grad()
 def merged_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a model under the names they have without adapters, with these multiplied in; one at a
-    time."""
+    """A model's tensors, one at a time, named as without adapters, with these multiplied in."""
     layers = {name: part for name, part in module.named_modules() if isinstance(part, LoraLayer)}
     for name, tensor in module.state_dict().items():
         if ".lora_" in name:

@@ -99,8 +99,7 @@ class MixtureSource:
         options: what is drawn and how it is normalised.
         state_names: of the policy's state, where it has more than the robot's (`PAD_STATE`, always 0).
         layout, pixel_limits: of the policy; with them images are brought to sizes that fit the vision tower,
-        as the
-            live policy does it.
+            as the live policy does it.
 
     Raises:
         DatasetError: what cannot be trained on, before the first step.

@@ -206,8 +206,7 @@ def train_policy(
 def twin_of(
     vlm: Any, tokenizer: Any, source: Source, twin: TwinBrainConfig, seed: int, device: str | None = None
 ) -> TwinBrainPolicy:
-    """A policy whose brains both start from `vlm`, with the statistics of a source; the rest is drawn from a
-    seed."""
+    """A policy whose brains start from `vlm`, with a source's statistics; the rest is drawn from a seed."""
     actions, states = source.statistics()
     config = dataclasses.replace(twin, action_statistics=actions, state_statistics=states)
     torch.manual_seed(seed)

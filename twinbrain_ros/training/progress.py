@@ -25,7 +25,7 @@ class Progress:
         self, name: str, out: Path, start: int, end: int, rows: list[dict[str, float]], shown: bool
     ) -> None:
         self.name, self.log = name, rows
-        self._path = out / f"{name}.jsonl"
+        self.path = out / f"{name}.jsonl"
         self._bar = tqdm(
             total=end, initial=start, desc=name, unit="step", disable=not shown, dynamic_ncols=True
         )
@@ -82,10 +82,6 @@ class Progress:
 
     def text(self) -> str:
         return "".join(json.dumps(record) + "\n" for record in self.log)
-
-    @property
-    def path(self) -> Path:
-        return self._path
 
     def close(self) -> None:
         self._bar.close()

@@ -17,7 +17,6 @@ import accelerate
 import torch
 import transformers
 import yaml
-from accelerate import Accelerator
 
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.resources import train_start
@@ -28,7 +27,7 @@ from twinbrain_ros.training.config import TrainConfig, TrainConfigError, twin_co
 from twinbrain_ros.training.curves import draw_losses
 from twinbrain_ros.training.dataset import Demonstrations
 from twinbrain_ros.training.demonstrations import generate
-from twinbrain_ros.training.loop import Rehearsal
+from twinbrain_ros.training.loop import Rehearsal, accelerator
 from twinbrain_ros.training.lora import merged_tensors
 from twinbrain_ros.training.policy import PolicyOptions, PolicyTrainer, train_policy, twin_of
 from twinbrain_ros.training.questions import words
@@ -51,7 +50,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, values: dict[str, Any], out: Path, resume: bool) -> None:
         self.config, self.values, self.out = config, values, out
-        self.accelerator = Accelerator()
+        self.accelerator = accelerator()
         out.mkdir(parents=True, exist_ok=True)
         with self.accelerator.main_process_first():
             if self.accelerator.is_main_process:
@@ -181,8 +180,7 @@ def main(
     resume: bool = False,
     json_path: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs a training file into `out`. Returns the report; {} in all processes but the first. Errors: see
-    `Run`."""
+    """Runs a training file into `out`; returns the report, {} in all processes but the first (see `Run`)."""
     run = Run(config, values, out, resume)
     policy, source = run.policy_and_source()
     policy = run.train(policy, source)

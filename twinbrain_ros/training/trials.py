@@ -16,7 +16,7 @@ from tqdm import tqdm
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.evaluation.statistics import wilson_interval
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.sim.rollout import Rollout, SimObservation
+from twinbrain_ros.sim.rollout import Rollout, acting
 from twinbrain_ros.sim.tasks import TASKS
 from twinbrain_ros.training.config import EvaluationConfig
 from twinbrain_ros.training.policy import PolicyTrainer
@@ -30,12 +30,7 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Lock-step success per task on scenes that were never trained on, with 95 % Wilson intervals."""
     rollout = Rollout(robot, max_time_s=config.max_seconds)
-    out = {}
-
-    def act(observation: SimObservation, instruction: str) -> np.ndarray:
-        seed = observation.stamp_ns // 1_000_000
-        return policy.act(observation.images, instruction, observation.state, seed=seed)
-
+    out, act = {}, acting(policy)
     for task in TASKS:
         seeds = range(config.first_seed, config.first_seed + episodes)
         bar = tqdm(seeds, desc=f"evaluate {task}", unit="episode", leave=False)
