@@ -212,6 +212,13 @@ def generate(robot_name: str, config: DataConfig, directory: Path) -> list[Path]
     # spawn: a forked child would inherit torch's threads in an unusable state.
     with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(generate_shard, robot_name, config, i, directory) for i in missing]
-        for future in tqdm(as_completed(futures), total=len(missing), desc="demonstrations", unit="shard"):
-            future.result()
+        try:
+            for future in tqdm(
+                as_completed(futures), total=len(missing), desc="demonstrations", unit="shard"
+            ):
+                future.result()
+        except BaseException:
+            # Shards are whole files: who is interrupted need not wait for all that were still to come.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return paths
