@@ -18,16 +18,12 @@ SHIPPED = share_dir() / "config" / "claims.yaml"
 
 
 def small_values(**changes: Any) -> dict[str, Any]:
-    """The shipped protocol with few frames, a narrow model, two steps and hardly any episodes."""
+    """The shipped protocol with few frames, a few steps and hardly any episodes."""
     values: dict[str, Any] = copy.deepcopy(yaml.safe_load(SHIPPED.read_text()))
     recipe = values["recipe"]
-    recipe["data"] |= {"frames": 120, "frames_per_shard": 60, "workers": 1}
-    recipe["policy"] |= {"steps": 20, "batch_size": 4, "warmup_steps": 2, "save_every_steps": 10}
-    text, vision = (recipe["model"]["vlm"][f"{part}_config"] for part in ("text", "vision"))
-    text |= {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 1, "num_key_value_heads": 1}
-    vision |= {"hidden_size": 32, "intermediate_size": 32, "num_heads": 1, "out_hidden_size": 32, "depth": 1}
-    recipe["model"]["expert"] |= {"width": 32, "heads": 2}
-    values |= {"seeds": [0, 1], "questions": 100}
+    recipe["data"] |= {"first_seed": 10_000_000, "frames": 120, "frames_per_shard": 60, "workers": 1}
+    recipe["policy"] |= {"steps": 6, "batch_size": 4, "warmup_steps": 2, "save_every_steps": 3}
+    values |= {"seeds": [0, 1], "rates": [0.001, 0.002], "questions": 100}
     values["demonstrations"]["many"]["frames"], values["demonstrations"]["few"]["frames"] = 30, 10
     del values["demonstrations"]["ungrounded"]
     values["sweep"]["batches"] = 1

@@ -1,4 +1,4 @@
-"""The whole of it: data, a VLM that was taught, runs, latency, and a report of whatever is there."""
+"""The whole of it: data, runs, latency, and a report of whatever is there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(
         chosen = protocol.only(list(only)) if only else protocol
         material = Material.of(protocol, out)
         with _alone(out):
-            print(f"questions answered by the taught VLM: {material.teach()['all']}")
+            print(f"questions answered before training: {material.ask()['all']}")
             failed = schedule.work(chosen, out, workers)
             if not failed:
                 measure_latency(protocol, out, material)

@@ -1,8 +1,9 @@
-"""What all runs share: demonstrations without the held-out colour, and a VLM that was taught on questions."""
+"""What all runs share: demonstrations without the held-out colour, and the VLM that they start from."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,36 +14,49 @@ import torch
 
 from twinbrain_ros.brain import backbone
 from twinbrain_ros.brain.config import TwinBrainConfig
-from twinbrain_ros.claims.protocol import Protocol
+from twinbrain_ros.brain.policy import TwinBrainPolicy
+from twinbrain_ros.claims.protocol import Protocol, ProtocolError
+from twinbrain_ros.resources import train_start
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 from twinbrain_ros.sim.tasks import COLOURS
-from twinbrain_ros.training.config import twin_config
 from twinbrain_ros.training.dataset import Demonstrations
 from twinbrain_ros.training.demonstrations import generate
-from twinbrain_ros.training.questions import Question, words
+from twinbrain_ros.training.questions import Question
 from twinbrain_ros.training.state import write_whole
-from twinbrain_ros.training.tokenizer import word_tokenizer
-from twinbrain_ros.training.vlm import VlmTeacher, teach_vlm
+from twinbrain_ros.training.vlm import VlmTeacher
 
-VLM_FILE, VLM_REPORT = "vlm.pt", "vlm.json"
+BEFORE = "before.json"
 QUESTION_SEED = 1
 
 
 @dataclass
 class Material:
-    """Robot, words and architecture; frames that demonstrate, and a last shard that nothing is trained on."""
+    """Robot, words, architecture and the VLM that all runs start from; frames that demonstrate, and a last
+    shard that nothing is trained on.
+
+    Raises:
+        ProtocolError: the checkpoint to start from has no frozen left brain.
+    """
 
     protocol: Protocol
     out: Path
     robot: RobotFile
     tokenizer: Any
     twin: TwinBrainConfig
+    vlm: Any
 
     @classmethod
     def of(cls, protocol: Protocol, out: Path) -> Material:
-        robot = load_robot(protocol.recipe.robot)
-        tokenizer = word_tokenizer(words())
-        return cls(protocol, out, robot, tokenizer, twin_config(protocol.recipe, robot, tokenizer))
+        recipe = protocol.recipe
+        started = TwinBrainPolicy.from_pretrained(train_start(recipe.start), "cpu", dtype="float32")
+        if started.config.left_brain != "frozen":
+            raise ProtocolError(
+                f"recipe: start: {recipe.start} has the left brain {started.config.left_brain!r}, expected a "
+                "frozen one: it is what all runs start from"
+            )
+        twin = dataclasses.replace(started.config, action_statistics=None, state_statistics=None)
+        robot = load_robot(recipe.robot)
+        return cls(protocol, out, robot, started.tokenizer, twin, started.model.left)
 
     @property
     def cell_px(self) -> int:
@@ -68,26 +82,13 @@ class Material:
         )
         return first_frames(data, wanted)
 
-    def vlm(self) -> Any:
-        """The taught VLM; it must have been taught (`teach`)."""
-        vlm = backbone.build_vlm(self.twin.vlm_config())
-        vlm.load_state_dict(torch.load(self.out / VLM_FILE, weights_only=True))
-        return vlm.eval()
-
-    def teach(self) -> dict[str, Any]:
-        """Teaches the VLM, unless that is done; its answers to held-out questions."""
-        report = self.out / VLM_REPORT
-        if report.is_file():
-            return dict(json.loads(report.read_text(encoding="utf-8")))
-        path = self.out / VLM_FILE
-        if not path.is_file():
-            assert self.protocol.recipe.vlm is not None
-            data = Demonstrations(self.shards(), self.twin.cameras, self.cell_px)
-            vlm, _ = teach_vlm(self.tokenizer, data, self.twin, self.protocol.recipe.vlm, self.out)
-            write_whole(path, lambda partial: torch.save(vlm.state_dict(), partial))
-        found = self.answers(self.vlm(), self.held_out())
-        write_whole(report, lambda partial: partial.write_text(json.dumps(found, indent=2) + "\n"))
-        return found
+    def ask(self) -> dict[str, Any]:
+        """The VLM's answers to held-out questions, before any training; as `answers`."""
+        report = self.out / BEFORE
+        if not report.is_file():
+            found = self.answers(self.vlm, self.held_out())
+            write_whole(report, lambda partial: partial.write_text(json.dumps(found, indent=2) + "\n"))
+        return dict(json.loads(report.read_text(encoding="utf-8")))
 
     def answers(self, brain: Any, held_out: Demonstrations) -> dict[str, list[int]]:
         """[right, asked] per kind of held-out question, of those naming the held-out colour, of all."""

@@ -133,8 +133,8 @@ def build_protocol(values: Any, source: str) -> Protocol:
     """A protocol from plain data, strictly."""
     top = StrictMapping(values, source, KEYS, error=ProtocolError)
     recipe = build_train_config(top.raw("recipe"), f"{source}: recipe")
-    if recipe.data is None or recipe.vlm is None:
-        raise ProtocolError(f"{source}: recipe: expected one with the keys data, model and vlm")
+    if recipe.data is None or not recipe.start:
+        raise ProtocolError(f"{source}: recipe: expected one with the keys start and data")
     data = _teachings(top, recipe.data.frames)
     variants = {str(name): _variant(top, str(name)) for name in _names(top, "variants")}
     sweep = top.mapping("sweep", ("demonstrations", "seed", "batches"))

@@ -17,7 +17,7 @@ from twinbrain_ros.claims.analysis import (
     differences,
     missing,
 )
-from twinbrain_ros.claims.material import VLM_REPORT
+from twinbrain_ros.claims.material import BEFORE
 from twinbrain_ros.claims.plots import draw_control, draw_questions
 from twinbrain_ros.claims.protocol import SPLITS, Protocol
 from twinbrain_ros.evaluation.comparison import format_p
@@ -38,7 +38,7 @@ def write_report(protocol: Protocol, out: Path) -> None:
     """Writes tables and plots of what is there beside the runs."""
     found = cells(protocol, out)
     compared = differences(found, protocol.reference)
-    before: dict[str, list[int]] = running.read(out / VLM_REPORT) or {}
+    before: dict[str, list[int]] = running.read(out / BEFORE) or {}
     latency = running.read(out / "latency.json") or {}
     text = "\n".join(
         [

@@ -94,7 +94,7 @@ def train(protocol: Protocol, out: Path, run: Run) -> None:
     material, where = material_of(protocol, out), folder(out, run)
     recipe = protocol.recipe
     data = frames(material, run.demonstrations)
-    policy = twin_of(material.vlm(), material.tokenizer, data, variant_config(material, run), run.seed)
+    policy = twin_of(material.vlm, material.tokenizer, data, variant_config(material, run), run.seed)
     loop = dataclasses.replace(recipe.policy, learning_rate=run.rate, seed=run.seed)
     options = options_of(protocol, run)
     with _measured(where / COST):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -218,7 +218,9 @@ def generate(robot_name: str, config: DataConfig, directory: Path) -> list[Path]
             ):
                 future.result()
         except BaseException:
-            # Shards are whole files: who is interrupted need not wait for all that were still to come.
+            # Shards are whole files: who is interrupted need not wait for those that are still to come.
+            for process in active_children():
+                process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return paths
