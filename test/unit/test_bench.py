@@ -162,3 +162,11 @@ def test_work_counts_each_touched_weight_once_and_of_tables_the_rows() -> None:
         work = roofline.count_work(lambda: layer(layer(table(torch.arange(3))) @ torch.ones(4, 8)), model)
     assert work.bytes == 4 * (8 * 4 + 4 + 3 * 8)
     assert work.flops == 2 * (2 * 3 * 8 * 4) + 2 * 3 * 4 * 8
+
+
+def test_a_right_brain_alone_is_no_twin_to_be_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataclasses.replace(tiny_config(), left_brain="none").save(tmp_path)
+    assert cli.main(["bench", "policy", "--config", str(tmp_path / CONFIG_FILE)]) == 2
+    assert "left_brain: found 'none'" in capsys.readouterr().err

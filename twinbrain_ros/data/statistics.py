@@ -9,7 +9,6 @@ merges one above the other, no quantile is off by more than N L / (2 SKETCH_ROWS
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import zipfile
@@ -292,8 +291,3 @@ def _save(path: Path, result: tuple[Statistics, Statistics]) -> bool:
         temporary.unlink(missing_ok=True)
         return False
     return True
-
-
-def write_json(path: Path, statistics: dict[str, tuple[Statistics, Statistics]]) -> None:
-    """Writes a dataset_statistics.json."""
-    path.write_text(json.dumps(to_json(statistics), indent=2) + "\n")

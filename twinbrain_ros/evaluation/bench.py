@@ -133,6 +133,8 @@ def bench_policy(config: TwinBrainConfig, options: BenchOptions) -> dict[str, An
     says whether the actions are within `difference_bound`. Raises CheckpointError or ValueError for a config
     that cannot be run.
     """
+    if config.left_brain == "none":
+        raise ValueError("left_brain: found 'none', expected a twin: it is measured against a plain twin")
     device = torch.device(options.device)
     threads = torch.get_num_threads()
     if device.type == "cpu":
