@@ -344,3 +344,17 @@ def test_what_convert_writes_of_a_bag_is_trained_on_without_a_dataset_file(
         np.testing.assert_allclose(actions[0, :3], step, atol=1e-6)
     assert set(found.instructions) == {INSTRUCTION}
     assert found.images["front"].shape == (6, 96, 96, 3)
+
+
+def test_frames_just_before_a_takeover_are_left_out_and_counted(
+    robot: RobotFile, roots: tuple[Path, Path]
+) -> None:
+    # 5 frames per second; a person takes over at the seventh of ten.
+    given = source(robot, (roots[0], 1.0), before_takeover_s=0.4)
+    assert {n % 100 for n in numbers(given.batch(0, 0, 120))} == {0, 1, 2, 3, 6, 7, 8, 9}
+    assert "one: 6 frames left out, shortly before a person took over" in given.report()
+    longer = source(robot, (roots[0], 1.0), before_takeover_s=60.0)
+    assert {n % 100 for n in numbers(longer.batch(0, 0, 60))} == {6, 7, 8, 9}
+    assert not any("took over" in line for line in source(robot, (roots[1], 1.0)).report())
+    with pytest.raises(DatasetError, match=r"before_takeover_s: found -1.0, expected 0 or more"):
+        source(robot, (roots[0], 1.0), before_takeover_s=-1.0)

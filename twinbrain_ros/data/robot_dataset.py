@@ -27,7 +27,8 @@ class DatasetChoice:
 
     held_out_episodes: the last ones, kept apart; only_successes: leave out episodes labelled as failures;
     skip_broken: leave out episodes with missing or short files instead of refusing the dataset; other_robot:
-    it may be of another robot than the one trained for.
+    it may be of another robot than the one trained for; before_takeover_s: leave out frames so shortly before
+    a person took over, in which the policy did what had to be corrected (Sirius, arXiv 2211.08416).
     """
 
     root: Path
@@ -36,6 +37,7 @@ class DatasetChoice:
     only_successes: bool = False
     skip_broken: bool = False
     other_robot: bool = False
+    before_takeover_s: float = 0.0
 
 
 class RobotDataset:
@@ -70,7 +72,7 @@ class RobotDataset:
         self.findings.check()
         self._check_episodes(choice.only_successes)
         self._select(choice.held_out_episodes)
-        self._label(robot)
+        self._label(robot, choice.before_takeover_s)
         self._reader = FrameReader()
 
     # -- checks
@@ -167,7 +169,7 @@ class RobotDataset:
         split = len(kept) - held_out
         self.train_episodes, self.held_out_episodes = kept[:split], kept[split:]
 
-    def _label(self, robot: RobotFile) -> None:
+    def _label(self, robot: RobotFile, before_takeover_s: float) -> None:
         tables, file = self.tables, self.file
         self.episode_of = tables.episode_rows()
         first = tables.starts[self.episode_of]
@@ -177,12 +179,25 @@ class RobotDataset:
         self.states = tool_states(raw_state, file.state)
         self.labels = ChunkLabels(file, robot, self.states, raw_state, raw_action, first, last, self.stride)
         usable = self.labels.usable()
+        corrected = usable & self._before_takeovers(round(before_takeover_s * tables.info.fps))
+        usable &= ~corrected
         member = np.zeros(len(tables.episodes), dtype=bool)
         member[self.train_episodes] = True
         self.train_rows = np.flatnonzero(usable & member[self.episode_of])
+        self.corrected = int((corrected & member[self.episode_of]).sum())
         member[:] = False
         member[self.held_out_episodes] = True
         self.held_out_rows = np.flatnonzero(usable & member[self.episode_of])
+
+    def _before_takeovers(self, count: int) -> np.ndarray:
+        """bool [rows]: among the last so many frames of an episode before a person takes over in it."""
+        taken = self.interventions(np.arange(len(self.episode_of)))
+        begins = taken & ~np.roll(taken, 1) & (self.episode_of == np.roll(self.episode_of, 1))
+        found = np.zeros_like(taken)
+        for row in np.flatnonzero(begins):
+            start = max(row - count, int(self.tables.starts[self.episode_of[row]]))
+            found[start:row] = ~taken[start:row]
+        return found
 
     def rows(self, held_out: bool) -> np.ndarray:
         """Rows of the frames that may be drawn."""
@@ -239,7 +254,10 @@ class RobotDataset:
         )
         if self.held_out_episodes:
             line += f"; {len(self.held_out_episodes)} episodes held out"
-        return [line, *(f"{self.name}: {text}" for text in self.findings.lines())]
+        lines = [line, *(f"{self.name}: {text}" for text in self.findings.lines())]
+        if self.corrected:
+            lines.append(f"{self.name}: {self.corrected} frames left out, shortly before a person took over")
+        return lines
 
 
 def _stride(file: DatasetFile, robot: RobotFile, fps: float, root: Path) -> int:

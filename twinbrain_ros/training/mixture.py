@@ -60,11 +60,13 @@ class MixtureEntry:
 
 @dataclass(frozen=True)
 class MixtureOptions:
-    """intervention_weight: how much frames count in which a person had taken over; only_successes: leave out
-    episodes labelled as failures; held_out_episodes: the last ones of each dataset, never trained on;
-    normalization: mean_std, q99 or min_max; binary_gripper: with the latter two the gripper is 0 or 1."""
+    """intervention_weight: how much frames count in which a person had taken over; before_takeover_s: leave
+    out those so shortly before it; only_successes: leave out episodes labelled as failures;
+    held_out_episodes: the last ones of each dataset, never trained on; normalization: mean_std, q99 or
+    min_max; binary_gripper: with the latter two the gripper is 0 or 1."""
 
     intervention_weight: float = 1.0
+    before_takeover_s: float = 0.0
     only_successes: bool = False
     held_out_episodes: int = 0
     normalization: str = "q99"
@@ -75,8 +77,9 @@ class MixtureOptions:
             raise DatasetError(
                 f"normalization: found {self.normalization!r}, expected one of {list(METHODS)}"
             )
-        if not self.intervention_weight >= 0:
-            raise DatasetError(f"intervention_weight: found {self.intervention_weight}, expected 0 or more")
+        for name in ("intervention_weight", "before_takeover_s"):
+            if not getattr(self, name) >= 0:
+                raise DatasetError(f"{name}: found {getattr(self, name)}, expected 0 or more")
 
 
 @dataclass
@@ -151,6 +154,7 @@ class MixtureSource:
             self.options.only_successes,
             entry.skip_broken,
             entry.other_robot,
+            self.options.before_takeover_s,
         )
         return RobotDataset(choice, robot, [camera.name for camera in self.cameras])
 
