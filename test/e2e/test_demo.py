@@ -26,7 +26,7 @@ from twinbrain_ros.evaluation.bag_figures import figures_of
 from twinbrain_ros.evaluation.sheet import VIEW
 from twinbrain_ros.resources import demo_checkpoint, share_dir
 from twinbrain_ros.robot.kinematics import Kinematics
-from twinbrain_ros.training.run import REPORT_FILE
+from twinbrain_ros.training.sources import REPORT_FILE
 
 pytestmark = pytest.mark.e2e
 

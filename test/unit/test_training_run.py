@@ -11,12 +11,15 @@ import yaml
 from lerobot_fixtures import Layout, arm_episode, write_dataset
 
 from twinbrain_ros.brain.config import TwinBrainConfig
+from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.cli import main
 from twinbrain_ros.resources import demo_checkpoint, share_dir
 from twinbrain_ros.robot.robot_file import load_robot
 from twinbrain_ros.training.config import build_train_config
+from twinbrain_ros.training.sources import losses_of
 
 TRAIN = share_dir() / "config" / "train"
+LOOP = {"steps": 1, "batch_size": 4, "learning_rate": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,7 @@ def test_files_that_ship_are_sound(path: Path) -> None:
         values["datasets"] = [{"path": "given with --data"}]
     if values.get("start") == "":
         values["start"] = "given with --start"
+    values["robot"] = values["robot"] or "wx250s"  # given with --set robot=
     config = build_train_config(values, path.name)
     horizon = load_robot(config.robot).action.horizon
     assert len(config.losses.step_weights) in (0, horizon)
@@ -106,6 +110,9 @@ def test_a_new_start_takes_units_from_the_data_where_it_has_none(tmp_path: Path,
     config = TwinBrainConfig.load(tmp_path / "out" / "checkpoint")
     assert config.action_statistics is not None and config.action_statistics.clip
     assert config.expert.prefix_trained
+    report = json.loads((tmp_path / "out" / "checkpoint" / "training.json").read_text())
+    # The weights that the checkpoint was trained with were meant for the units that it no longer has.
+    assert report["losses"]["action_weights"] == report["losses"]["step_weights"] == []
 
 
 def test_in_the_simulator_the_most_successful_policy_is_kept(tmp_path: Path) -> None:
@@ -125,7 +132,26 @@ def test_in_the_simulator_the_most_successful_policy_is_kept(tmp_path: Path) -> 
     report = json.loads((tmp_path / "r.json").read_text())
     assert best["step"] == 2 and best["score"] == 1.0  # what succeeds already still does
     assert report["evaluation"]["pick"]["successes"] == report["evaluation"]["put"]["successes"] == 1
+    taught = json.loads((demo_checkpoint() / "training.json").read_text())["config"]["losses"]
+    assert report["losses"]["action_weights"] == taught["action_weights"] != []
+    assert (
+        report["losses"]["step_weights"] == taught["step_weights"] and report["losses"]["noise_repeats"] == 1
+    )
     assert (out / "best" / "model.safetensors").is_file() and (out / "loss.png").is_file()
     assert report == json.loads((out / "checkpoint" / "training.json").read_text())
     assert main(["train", "--config", str(path), "--out", str(out)]) == 2  # holds a run
     assert main(["train", "--config", str(path), "--out", str(out), "--resume"]) == 0
+
+
+def test_weights_of_the_losses_go_from_checkpoint_to_checkpoint_unless_given(tmp_path: Path) -> None:
+    policy = TwinBrainPolicy.from_pretrained(demo_checkpoint())
+    values = {"robot": "wx250s", "start": "demo", "data": {}, "policy": LOOP, "losses": {"noise_repeats": 2}}
+    config = build_train_config(values, "file")
+    # What training from a checkpoint writes names the weights that counted, in whichever file they stood.
+    own = {"losses": {"step_weights": [2.0] * 8, "action_weights": []}, "config": {"losses": {}}}
+    (tmp_path / "training.json").write_text(json.dumps(own))
+    found = losses_of(policy, config, tmp_path)
+    assert (found.step_weights, found.action_weights, found.noise_repeats) == ((2.0,) * 8, (), 2)
+    given = {**values, "losses": {"step_weights": [1.0] * 8}}
+    assert losses_of(policy, build_train_config(given, "file"), tmp_path).step_weights == (1.0,) * 8
+    assert losses_of(policy, config, tmp_path / "nothing there") == config.losses

@@ -53,7 +53,7 @@ def describe(directory: Path) -> dict[str, Any]:
     """The facts of a checkpoint, whose weights are compared with its config but not read; sizes in bytes."""
     from twinbrain_ros.brain.checkpoint import check_shapes, meta_twin, stored_bytes, weight_files
     from twinbrain_ros.brain.config import TwinBrainConfig
-    from twinbrain_ros.training.run import REPORT_FILE
+    from twinbrain_ros.training.sources import REPORT_FILE
 
     config = TwinBrainConfig.load(directory)
     files = weight_files(directory)

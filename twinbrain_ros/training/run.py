@@ -31,12 +31,13 @@ from twinbrain_ros.training.loop import Rehearsal, accelerator
 from twinbrain_ros.training.lora import merged_tensors
 from twinbrain_ros.training.policy import PolicyOptions, PolicyTrainer, train_policy, twin_of
 from twinbrain_ros.training.questions import words
+from twinbrain_ros.training.sources import REPORT_FILE
 from twinbrain_ros.training.state import check_room, replace_folder, write_whole
 from twinbrain_ros.training.tokenizer import word_tokenizer
 from twinbrain_ros.training.trials import Best, evaluate, held_out_trial, success_trial
 from twinbrain_ros.training.vlm import teach_vlm
 
-REPORT_FILE, STATISTICS_FILE = "training.json", "dataset_statistics.json"
+STATISTICS_FILE = "dataset_statistics.json"
 SIMULATED = "wx250s"  # the robot that the simulator has
 CHECKPOINT = "checkpoint"
 
@@ -57,6 +58,7 @@ class Run:
                 _claim(out, values, resume)
         self.robot = load_robot(config.robot)
         self.watch = StageWatch(out / "seconds.json")
+        self.losses = config.losses
         self.questions: dict[str, float] = {}
         self.held_out: Source | None = None
         self.statistics: dict[str, Any] = {}  # of the datasets, in full
@@ -80,10 +82,9 @@ class Run:
         return twin_of(vlm, tokenizer, data, twin, config.policy.seed, device), data
 
     def _started(self) -> tuple[TwinBrainPolicy, Source]:
-        config = self.config
-        policy = TwinBrainPolicy.from_pretrained(
-            train_start(config.start), str(self.accelerator.device), dtype="float32"
-        )
+        config, checkpoint = self.config, train_start(self.config.start)
+        policy = TwinBrainPolicy.from_pretrained(checkpoint, str(self.accelerator.device), dtype="float32")
+        self.losses = sources.losses_of(policy, config, checkpoint)
         source: Source
         if config.datasets:
             with self.accelerator.main_process_first():  # the others find the statistics in the cache
@@ -105,7 +106,7 @@ class Run:
         config = self.config
         if self.accelerator.is_main_process:  # two checkpoints, each once more while it is replaced
             check_room(self.out, 4 * sum(p.numel() * p.element_size() for p in policy.model.parameters()))
-        options = PolicyOptions(config.losses, config.lora, config.left_cache_gb, config.recompute)
+        options = PolicyOptions(self.losses, config.lora, config.left_cache_gb, config.recompute)
         with self.watch.stage("policy"):
             train_policy(policy, source, options, config.policy, self.out, self._rehearsal(policy, options))
         return policy
@@ -147,6 +148,7 @@ class Run:
         """Writes the checkpoint with its report, which is returned."""
         report = {
             "config": self.values,
+            "losses": dataclasses.asdict(self.losses),
             "questions": self.questions,
             "evaluation": results,
             "seconds": {stage: round(taken, 1) for stage, taken in self.watch.seconds.items()},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 from twinbrain_ros.brain.policy import TwinBrainPolicy
@@ -10,6 +12,9 @@ from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.training.batch import Source
 from twinbrain_ros.training.config import TrainConfig
 from twinbrain_ros.training.mixture import MixtureSource
+from twinbrain_ros.training.policy import PolicyLosses
+
+REPORT_FILE = "training.json"  # in a checkpoint: how it was trained
 
 
 def from_datasets(config: TrainConfig, robot: RobotFile, policy: TwinBrainPolicy) -> MixtureSource:
@@ -31,13 +36,33 @@ def from_datasets(config: TrainConfig, robot: RobotFile, policy: TwinBrainPolicy
     )
 
 
+def keeps_units(policy: TwinBrainPolicy, config: TrainConfig) -> bool:
+    """Whether the policy goes on in the units it was trained in so far."""
+    return config.dataset_options.keep_statistics and policy.config.action_statistics is not None
+
+
+def losses_of(policy: TwinBrainPolicy, config: TrainConfig, checkpoint: Path) -> PolicyLosses:
+    """The losses, with the weights of steps and dimensions that the checkpoint was trained with where the
+    file gives none and the units stay: what is noise in these units would else drown the rest."""
+    report = checkpoint / REPORT_FILE
+    if not keeps_units(policy, config) or not report.is_file():
+        return config.losses
+    values = json.loads(report.read_text(encoding="utf-8"))
+    taught = values.get("losses") or values.get("config", {}).get("losses") or {}
+    steps, actions = (tuple(taught.get(name) or ()) for name in ("step_weights", "action_weights"))
+    return dataclasses.replace(
+        config.losses,
+        step_weights=config.losses.step_weights or steps,
+        action_weights=config.losses.action_weights or actions,
+    )
+
+
 def with_statistics(policy: TwinBrainPolicy, source: Source, config: TrainConfig) -> TwinBrainPolicy:
     """The policy in the units it is trained in: its own, where it has any that shall stay, or the data's."""
-    keep = config.dataset_options.keep_statistics and policy.config.action_statistics is not None
     own = policy.config
     expert = dataclasses.replace(own.expert, prefix_trained=config.losses.prefix_steps > 0)
     changes: dict[str, Any] = {} if expert == own.expert else {"expert": expert}
-    if not keep:
+    if not keeps_units(policy, config):
         actions, states = source.statistics()
         changes |= {"action_statistics": actions, "state_statistics": states}
     if not changes:
