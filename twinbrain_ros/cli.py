@@ -20,6 +20,7 @@ from twinbrain_ros.commands import (
     import_checkpoint,
     info,
     init,
+    interventions,
     judge,
     predict,
     replay,
@@ -30,7 +31,7 @@ from twinbrain_ros.commands.common import INTERRUPTED, USAGE, CommandError
 
 COMMANDS = (
     demo, report, replay, judge, bag, convert, train, init, import_checkpoint, predict, ask, info, bench,
-    claims, doctor,
+    claims, interventions, doctor,
 )  # fmt: skip
 
 EXIT_CODES = """\

@@ -171,3 +171,19 @@ def test_a_closed_gripper_holds_a_block_and_the_scene_says_so() -> None:
 def test_an_arm_whose_servos_are_not_known_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="robot is 'franka' with 7 joints, expected the WidowX 250 with 6"):
         TabletopSim(load_robot("franka"))
+
+
+def test_a_knocked_camera_sees_the_same_scene_from_elsewhere_for_good() -> None:
+    sim, other = TabletopSim(shared_robot()), shared_sim()
+    sim.knock_camera("front", (0.0, 0.04, 0.02), 0.05)
+    for seed in (1, 2):
+        sim.reset(seed, "put")
+        other.reset(seed, "put")
+        assert (sim.render("front") != other.render("front")).any()
+        np.testing.assert_array_equal(sim.render("wrist"), other.render("wrist"))
+        shown = (other.segment("front") >= 0).sum()
+        assert (sim.segment("front") >= 0).sum() > 0.8 * shown  # all of it is still in view
+    with pytest.raises(ValueError, match=r"'wrist' is mounted on the arm"):
+        sim.knock_camera("wrist", (0.0, 0.0, 0.0), 0.1)
+    with pytest.raises(KeyError):
+        sim.knock_camera("rear", (0.0, 0.0, 0.0), 0.1)

@@ -78,7 +78,7 @@ def measure_latency(protocol: Protocol, out: Path, material: Material) -> None:
         for variant in variants:
             rate = running.chosen_rate(protocol, out, variant)
             where = running.folder(out, Run(variant, data, protocol.seeds[0], rate or 0.0))
-            if variant not in policies and (where / running.TRAINED).is_file():
+            if variant not in policies and (where / running.CHECKPOINT).is_dir():
                 policies[variant] = TwinBrainPolicy.from_pretrained(where / running.CHECKPOINT)
     rng = np.random.default_rng(0)
     images = {

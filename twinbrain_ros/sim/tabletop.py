@@ -103,6 +103,23 @@ class TabletopSim:
         self.set_gripper_target(finger_m)
         mujoco.mj_forward(self.model, self.data)
 
+    def knock_camera(self, name: str, shift_m: tuple[float, float, float], yaw: float) -> None:
+        """Move a camera of the world, for good: by [m] along the base's axes, and turned by [rad] about z.
+
+        Raises:
+            KeyError: no such camera.
+            ValueError: it is mounted on the arm.
+        """
+        camera = self.model.camera(name)
+        if self.model.cam_bodyid[camera.id] != 0:
+            raise ValueError(f"camera {name!r} is mounted on the arm, expected one that stands in the world")
+        turned = np.zeros(4)
+        turn = np.array([math.cos(0.5 * yaw), 0.0, 0.0, math.sin(0.5 * yaw)])
+        mujoco.mju_mulQuat(turned, turn, self.model.cam_quat[camera.id])
+        self.model.cam_quat[camera.id] = turned
+        self.model.cam_pos[camera.id] += shift_m
+        mujoco.mj_forward(self.model, self.data)
+
     def set_arm_target(self, q: np.ndarray) -> None:
         """Set the position targets [6, rad] of the arm's servos; clipped into the joint limits."""
         self.data.ctrl[self._arm_servos] = np.clip(q, self.robot.lower, self.robot.upper)
