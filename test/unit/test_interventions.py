@@ -17,6 +17,7 @@ from twinbrain_ros.data.bag_frames import ConversionOptions
 from twinbrain_ros.data.conversion import convert
 from twinbrain_ros.data.messages import from_time
 from twinbrain_ros.data.recorded import RecordedFrames
+from twinbrain_ros.demo import interventions
 from twinbrain_ros.demo.corrected_episode import CorrectedEpisodes
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.sim.person import Person
@@ -110,9 +111,13 @@ def test_a_robot_without_a_leader_arm_has_nobody_to_correct_it() -> None:
         Person(robot, shared_kinematics())
 
 
-def test_a_course_records_teaches_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_course_records_teaches_and_judges(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interventions, "TRIAL_S", 1.0)
+    monkeypatch.setattr(interventions, "CORRECTED_S", 2.0)
     out = tmp_path / "course"
-    size = ["--rounds", "1", "--episodes", "3", "--trials", "2", "--steps", "2"]
+    size = ["--workers", "1", "--rounds", "1", "--episodes", "3", "--trials", "2", "--steps", "2"]
     assert main(["interventions", "--out", str(out), *size]) == 0
     figures = json.loads((out / "interventions.json").read_text())
     before, after = figures["policies"]

@@ -40,6 +40,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--steps", type=positive_int, default=400, metavar="N",
         help="training steps per round, from the start on all bags so far (default: %(default)s)",
     )  # fmt: skip
+    add(
+        "--workers", type=positive_int, default=2, metavar="N",
+        help="processes side by side, for converting and training (default: %(default)s)",
+    )  # fmt: skip
     add_json(parser)
     return parser
 
@@ -49,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from twinbrain_ros.demo.interventions import run as run_course
 
     course = Course(args.start, args.rounds, args.episodes, args.trials, args.steps)
-    figures = run_course(course, args.out)
+    figures = run_course(course, args.out, args.workers)
     for number, policy in enumerate(figures["policies"][1:], 1):
         print(f"round {number}: {policy['against_before']['sentence']}")
     write_json(args.json, figures)

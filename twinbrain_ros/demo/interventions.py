@@ -57,8 +57,10 @@ class CourseError(ValueError):
     """A directory that holds another course."""
 
 
-def run(course: Course, out: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run(course: Course, out: Path, workers: int = 2, say: Callable[[str], None] = print) -> dict[str, Any]:
     """The whole course in `out`, or what is missing of it; gives its figures, also in `interventions.json`.
+
+    workers: processes that convert; one less reads data beside the one that trains.
 
     Raises:
         CourseError: `out` holds another course.
@@ -78,8 +80,8 @@ def run(course: Course, out: Path, say: Callable[[str], None] = print) -> dict[s
         dataset = place / "dataset"
         if not dataset.is_dir():
             say(f"twinbrain convert {out}/round_*/bags/* --out {dataset}")
-            convert(bags, dataset, ConversionOptions(), workers=2)
-        checkpoint = _train(course, dataset, place / "taught", say)
+            convert(bags, dataset, ConversionOptions(), workers)
+        checkpoint = _train(course, dataset, place / "taught", workers, say)
         trials.append(_trials(checkpoint, robot, course.trials, place / TRIAL))
         say(_sentence(f"after round {number}", trials[-1]))
     figures = {
@@ -152,7 +154,7 @@ def _record(
     return list(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _train(course: Course, dataset: Path, out: Path, say: Callable[[str], None]) -> Path:
+def _train(course: Course, dataset: Path, out: Path, workers: int, say: Callable[[str], None]) -> Path:
     """As `twinbrain train --config finetune` does; the checkpoint."""
     from twinbrain_ros.training.run import main as train
 
@@ -163,7 +165,7 @@ def _train(course: Course, dataset: Path, out: Path, say: Callable[[str], None])
         values = read_train_file(source)
         values["datasets"] = [{"path": str(dataset.resolve())}]
         values["start"] = course.start
-        values["policy"]["steps"] = course.steps
+        values["policy"] |= {"steps": course.steps, "workers": workers - 1}
         say(
             f"twinbrain train --config finetune --data {dataset} --start {course.start} "
             f"--set policy.steps={course.steps} --out {out}"
