@@ -28,7 +28,7 @@ def draw(figures: dict[str, Any], views: tuple[np.ndarray, np.ndarray], path: Pa
                                    width_ratios=[0.9, 2.2, 1.6])  # fmt: skip
     for name, view in zip(("before", "after"), views, strict=True):
         places[name].imshow(view)
-        places[name].set_title(f"front camera, {name} the knock", fontsize=9)
+        places[name].set_title(f"{name} the knock", fontsize=9)
         places[name].axis("off")
     _success(places["success"], figures["policies"])
     _help(places["help"], figures["rounds"])
