@@ -9,7 +9,7 @@
 #            PIP_ARGS="..."          more arguments for pip, as the index of PyTorch's CPU builds: the default index gives
 #                                    builds for CUDA, several GB larger
 #            DEMO_ARGS="..."         arguments of `twinbrain demo`
-#            PYTEST_ARGS="..."       arguments of pytest
+#            PYTEST_ARGS="..."       arguments of both runs of pytest, as -x
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -67,8 +67,10 @@ lint: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 
+# Unit tests side by side, one thread each; then, one after another, what runs nodes: their clocks want the cores.
 test: setup lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 test/unit $(PYTEST_ARGS)
+	$(BIN)/python -m pytest test/nodes test/e2e $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
