@@ -17,6 +17,7 @@ from twinbrain_ros.commands import (
     convert,
     demo,
     doctor,
+    evaluate,
     import_checkpoint,
     info,
     init,
@@ -31,7 +32,7 @@ from twinbrain_ros.commands.common import INTERRUPTED, USAGE, CommandError
 
 COMMANDS = (
     demo, report, replay, judge, bag, convert, train, init, import_checkpoint, predict, ask, info, bench,
-    claims, interventions, doctor,
+    evaluate, claims, interventions, doctor,
 )  # fmt: skip
 
 EXIT_CODES = """\

@@ -82,7 +82,7 @@ def test_actions_in_robot_units_are_clipped_and_the_gripper_decided_before_they_
 def test_a_robots_state_is_scaled_clipped_and_padded(checkpoints: dict[str, Path]) -> None:
     policy = TwinBrainPolicy.from_pretrained(checkpoints["run"], views=1)
     assert policy.config.state_names == ("x", "y", "z", "roll", "pitch", "yaw", "pad", "gripper")
-    padded = policy._state(np.array([1.0, 2, 3, 4, 5, 6, 7]))
+    padded = policy.state_row(np.array([1.0, 2, 3, 4, 5, 6, 7]))
     assert padded is not None
     np.testing.assert_array_equal(padded, [[1, 2, 3, 4, 5, 6, 0, 7]])
     statistics = json.loads((DATA / "run" / "dataset_statistics.json").read_text())["oxe_bridge"]["state"]

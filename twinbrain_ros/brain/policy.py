@@ -201,7 +201,7 @@ class TwinBrainPolicy:
         out = self.act_batch(
             {c.name: self._image(images, c.name)[None] for c in self.config.cameras},
             [instruction],
-            self._state(state),
+            self.state_row(state),
             noise[None],
             normalized=normalized,
             stamp_s=stamp_s,
@@ -211,7 +211,7 @@ class TwinBrainPolicy:
             raise ValueError("the policy produced non-finite actions; nothing is published")
         return out
 
-    def _state(self, state: np.ndarray | None) -> np.ndarray | None:
+    def state_row(self, state: np.ndarray | None) -> np.ndarray | None:
         """A robot's state [dims] as [1, S], with zeros where the model has a dimension more."""
         names, config = self.config.robot_state_names, self.config
         if state is None:

@@ -1,0 +1,252 @@
+"""Trials: one by one, side by side, with workers that die, hang or fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmark_fixtures import RulePlayer, open_worker, plan_for, standing
+from put_on_suite import MARKER, PutOn
+
+from twinbrain_ros.benchmarks.actions import codec_for
+from twinbrain_ros.benchmarks.expert import PutOnExpert
+from twinbrain_ros.benchmarks.players import TOOL_RULE, ExpertPlayer, SuiteMismatch
+from twinbrain_ros.benchmarks.process import WorkerError, WorkerMissing, WorkerProcess
+from twinbrain_ros.benchmarks.runner import Runner
+from twinbrain_ros.benchmarks.trial import Ask, TrialKey, TrialResult, noise_seed, play
+from twinbrain_ros.control.steps import StepExecutor
+from twinbrain_ros.control.strategies import ChunkSettings, Strategy
+
+
+class Played:
+    """What a runner tells."""
+
+    def __init__(self) -> None:
+        self.results: dict[TrialKey, TrialResult] = {}
+        self.failed: dict[TrialKey, str] = {}
+
+    def __call__(self, key: TrialKey, outcome: TrialResult | WorkerError) -> None:
+        if isinstance(outcome, WorkerError):
+            self.failed[key] = str(outcome)
+        else:
+            self.results[key] = outcome
+
+
+def run(
+    tasks: tuple[str, ...],
+    folder: Path,
+    player: Any,
+    *,
+    placements: int = 3,
+    workers: int = 1,
+    limit: int = 5,
+    step_s: float = 60.0,
+    together: int = 1,
+) -> Played:
+    """together: so many workers are there before the first one plays."""
+    played, gate = Played(), threading.Barrier(together)
+
+    def opens(task: str) -> WorkerProcess:
+        worker = open_worker(task, folder, limit, step_s=step_s)
+        if together > 1:
+            gate.wait(60.0)
+        return worker
+
+    keys = [TrialKey(task, placement, 0) for task in tasks for placement in range(placements)]
+    Runner(player, plan_for(tasks, limit), opens, played).run(keys, workers)
+    return played
+
+
+# One trial ------------------------------------------------------------------------------------------
+
+
+def played_here(rule: Any, *, horizon: int, executor: StepExecutor, **more: Any) -> TrialResult:
+    """A trial in this process."""
+    codec = codec_for(TOOL_RULE, "observation")
+    return play(PutOn("calm", 60), TrialKey("calm", 0, 0), executor, codec, rule, horizon=horizon, **more)
+
+
+@pytest.mark.parametrize("placement", range(20))
+def test_the_expert_puts_things_where_they_belong(placement: int) -> None:
+    expert = PutOnExpert()
+    result = play(
+        PutOn("calm", 60),
+        TrialKey("calm", placement, 0),
+        StepExecutor(ChunkSettings(execution_steps=1), 1),
+        codec_for(TOOL_RULE, "observation"),
+        lambda ask: expert.act(ask.observation["state"], ask.observation["truth"]),
+        limit=60,
+        horizon=1,
+    )
+    assert result.success_last and result.grasped and result.steps == 60
+    assert result.steps_to_success is not None and result.steps_to_success < 40
+
+
+def test_a_trial_counts_success_at_the_last_step_at_any_and_at_the_end_of_chunks() -> None:
+    """The expert in chunks of one step, until it has succeeded; then the thing is taken away again."""
+    expert = PutOnExpert()
+
+    def spoils(ask: Ask) -> np.ndarray:
+        row = expert.act(ask.observation["state"], ask.observation["truth"])
+        if ask.observation["images"]["3rd_view_camera"][0, 1, 0] > 30:
+            row[0, :3], row[0, -1] = [0.0, -0.05, -0.02], 0.0
+        return row
+
+    executor = StepExecutor(ChunkSettings(execution_steps=1), 1)
+    result = played_here(spoils, horizon=1, executor=executor, limit=60)
+    assert result.success_any and result.success_chunk and result.steps_to_success is not None
+    stopped = played_here(spoils, horizon=1, executor=executor, limit=60, stop_at_success=True)
+    assert stopped.success_last and stopped.steps == stopped.steps_to_success == result.steps_to_success
+
+
+def test_a_trial_ends_exactly_at_its_limit_and_every_observation_is_watched() -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def watch(observation: Mapping[str, Any], action: Mapping[str, Any] | None) -> None:
+        seen.append((int(observation["images"]["3rd_view_camera"][0, 1, 0]), action is None))
+
+    player = standing()
+    result = played_here(
+        lambda ask: player.answer([ask])[0],
+        horizon=1,
+        executor=StepExecutor(ChunkSettings(execution_steps=1), 1),
+        limit=7,
+        watch=watch,
+    )
+    assert (result.steps, result.chunks, result.success_any) == (7, 7, False)
+    assert seen == [(step, step == 7) for step in range(8)]
+
+
+def test_relative_poses_reach_the_same_place_however_late_their_chunk_is() -> None:
+    """Rows composed on the observation are poses: what a late chunk skips is not left out of the way."""
+    ends = []
+    for delay in (0, 2):
+        moves = np.tile([0.01, 0.0, 0.0, 0.0, 0.0, 0.1, 1.0], (8, 1))
+        last: list[Any] = []
+        asked: list[Ask] = []
+
+        def rule(ask: Ask, moves: Any = moves, asked: Any = asked) -> Any:
+            asked.append(ask)
+            return moves
+
+        played_here(
+            rule,
+            horizon=8,
+            executor=StepExecutor(ChunkSettings(Strategy.OPEN_LOOP, 8 - delay), 8, delay),
+            limit=8,
+            watch=lambda observation, action, last=last: last.append(observation["state"]),
+        )
+        ends.append(last[-1])
+    np.testing.assert_allclose(ends[0]["position"] - [0.25, 0, 0.15], [0.08, 0, 0], atol=1e-9)
+    # Two steps stood still at the beginning; six were driven.
+    np.testing.assert_allclose(ends[1]["position"] - [0.25, 0, 0.15], [0.06, 0, 0], atol=1e-9)
+
+
+def test_while_nothing_drives_the_arm_holds_and_keeps_its_gripper() -> None:
+    actions: list[Any] = []
+    closing = np.tile([0.0] * 6 + [0.0], (2, 1))
+    played_here(
+        lambda ask: closing,
+        horizon=2,
+        executor=StepExecutor(ChunkSettings(Strategy.OPEN_LOOP, 1), 2, delay_steps=1),
+        limit=6,
+        watch=lambda observation, action: actions.append(action),
+    )
+    grippers = [action["gripper"] for action in actions[:-1]]
+    assert grippers[0] == 1.0 and set(grippers[1:]) == {0.0}
+    assert all(not np.any(action["translation"]) for action in actions[:-1])
+
+
+def test_with_real_time_a_policy_is_told_what_it_has_to_agree_with() -> None:
+    asked: list[Ask] = []
+    moves = np.tile([0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0], (8, 1))
+
+    def rule(ask: Ask) -> Any:
+        asked.append(ask)
+        return moves
+
+    executor = StepExecutor(ChunkSettings(Strategy.REAL_TIME, 3), 8, delay_steps=2)
+    played_here(rule, horizon=8, executor=executor, limit=8)
+    assert asked[0].guide is None
+    guide = asked[1].guide
+    assert guide is not None and guide.frozen == 2
+    guide.validate(8, 7)
+    # At step 3 one row is over; the others, seen from where the arm is now, then it stands.
+    np.testing.assert_allclose(guide.actions[:7, 0], 0.01, atol=1e-9)
+    np.testing.assert_allclose(guide.actions[7, :6], 0.0, atol=1e-9)
+
+
+def test_noise_differs_between_trials_and_steps_and_not_between_runs() -> None:
+    seeds = {
+        noise_seed(TrialKey("a", p, r), s, step)
+        for p in range(5) for r in range(3) for s in range(2) for step in range(200)
+    }  # fmt: skip
+    assert len(seeds) == 5 * 3 * 2 * 200 and max(seeds) < 2**63
+
+
+# Workers --------------------------------------------------------------------------------------------
+
+
+def test_two_workers_are_answered_together(tmp_path: Path) -> None:
+    player = standing()
+    played = run(("calm",), tmp_path, player, placements=6, workers=2, limit=12, together=2)
+    assert len(played.results) == 6 and not played.failed
+    assert sum(player.batches) == 6 * 12
+    assert player.batches.count(2) > len(player.batches) / 2
+
+
+def test_every_task_has_a_process_of_its_own(tmp_path: Path) -> None:
+    played = run(("calm", "calmer"), tmp_path, standing(), placements=2, workers=2)
+    assert {key.task for key in played.results} == {"calm", "calmer"} and len(played.results) == 4
+    assert (tmp_path / "calm.log").exists() and (tmp_path / "calmer.log").exists()
+
+
+def test_a_worker_that_dies_has_its_trial_played_again_once_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MARKER, str(tmp_path / "died"))
+    played = run(("dies_once",), tmp_path, standing(), workers=2)
+    assert {key.placement: result.reruns for key, result in played.results.items()} == {0: 0, 1: 1, 2: 0}
+    assert not played.failed
+
+
+@pytest.mark.parametrize("task", ["dies", "hangs", "fails"])
+def test_a_trial_that_breaks_off_twice_is_named_and_the_others_are_played(task: str, tmp_path: Path) -> None:
+    played = run((task,), tmp_path, standing(), workers=2, step_s=1.0)
+    assert {key.placement for key in played.results} == {0, 2}
+    ((key, reason),) = played.failed.items()
+    assert key == TrialKey(task, 1, 0) and f"put-on {task}" in reason
+
+
+def test_what_is_missing_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(WorkerMissing, match="install it"):
+        run(("missing",), tmp_path, standing(), workers=2)
+
+
+def test_a_policy_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
+    player = standing()
+    player.check = lambda described: (_ for _ in ()).throw(SuiteMismatch("cameras"))  # type: ignore[method-assign]
+    with pytest.raises(SuiteMismatch, match="cameras"):
+        run(("calm",), tmp_path, player)
+
+
+def test_a_policy_that_fails_ends_the_run_and_its_workers(tmp_path: Path) -> None:
+    def broken(ask: Ask) -> np.ndarray:
+        raise ValueError("instruction: cannot be read")
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="cannot be read"):
+        run(("calm",), tmp_path, RulePlayer(broken), workers=2)
+    assert threading.active_count() == before
+
+
+def test_the_expert_is_refused_where_no_poses_are_told(tmp_path: Path) -> None:
+    expert = ExpertPlayer()
+    with pytest.raises(SuiteMismatch, match="tells no poses"):
+        expert.answer([Ask({"truth": {}, "state": {}}, 0)])
+    with pytest.raises(SuiteMismatch, match="takes joint_groups, expected ee_delta"):
+        expert.check({"action": {"kind": "joint_groups"}})

@@ -1,0 +1,161 @@
+"""One trial: a policy's chunks through the executor, step after step, until its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinbrain_ros.benchmarks.actions import Codec
+from twinbrain_ros.control.steps import StepExecutor
+from twinbrain_ros.robot.chunk import Guide
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, order=True)
+class TrialKey:
+    """Which trial: a placement of a task, played for the repeat-th time."""
+
+    task: str
+    placement: int
+    repeat: int
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What became of a trial.
+
+    Attributes:
+        success_last, success_any, success_chunk: at the last step, at any, at the end of an executed chunk.
+        steps_to_success: the first step that succeeded, counted from 1; None: none did.
+        grasped: whether the right object ever was; None where the suite does not tell.
+        reruns: attempts that a worker's death had ended before this one.
+        simulator_s, overhead_s, policy_s: time in the simulator's process, between the processes, and waiting
+        for
+            the policy [s].
+    """
+
+    task: str
+    placement: int
+    repeat: int
+    instruction: str
+    steps: int
+    chunks: int
+    success_last: bool
+    success_any: bool
+    success_chunk: bool
+    steps_to_success: int | None
+    grasped: bool | None
+    reruns: int
+    simulator_s: float
+    overhead_s: float
+    policy_s: float
+
+    @property
+    def key(self) -> TrialKey:
+        return TrialKey(self.task, self.placement, self.repeat)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """An observation that a policy is to answer with a chunk."""
+
+    observation: Mapping[str, Any]
+    seed: int
+    guide: Guide | None = None
+
+
+class Simulator(Protocol):
+    """As `WorkerProcess` answers."""
+
+    def reset(self, placement: int, seed: int) -> dict[str, Any]: ...
+
+    def act(self, action: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]: ...
+
+
+Watch = Callable[[Mapping[str, Any], Mapping[str, Any] | None], object]
+
+
+def noise_seed(key: TrialKey, seed: int, step: int) -> int:
+    """Of the noise of a chunk: the same for every policy, another for every repeat, placement and step."""
+    return ((seed * 1_009 + key.repeat) * 100_003 + key.placement) * 10_007 + step
+
+
+def play(
+    simulator: Simulator,
+    key: TrialKey,
+    executor: StepExecutor,
+    codec: Codec,
+    ask: Callable[[Ask], Array],
+    *,
+    limit: int,
+    horizon: int,
+    seed: int = 0,
+    stop_at_success: bool = False,
+    reruns: int = 0,
+    watch: Watch = lambda observation, action: None,
+) -> TrialResult:
+    """Plays a trial.
+
+    Args:
+        limit: steps.
+        horizon: of the policy's chunks.
+        watch: is given every observation with the action that answers it, and the last one with None.
+    """
+    executor.reset()
+    clock = time.perf_counter
+    observation = simulator.reset(key.placement, seed + key.repeat)
+    gripper = 1.0
+    chunks = steps = 0
+    simulator_s = all_s = policy_s = 0.0
+    first: int | None = None
+    last = at_chunk_end = False
+    grasped: bool | None = None
+    for step in range(limit):
+        state = observation["state"]
+        if executor.due():
+            at_chunk_end |= last
+            began = clock()
+            data = ask(Ask(observation, noise_seed(key, seed, step), _guide(executor, codec, state, horizon)))
+            policy_s += clock() - began
+            executor.add(codec.rows(data, state))
+            chunks += 1
+        row = executor.take()
+        action = codec.hold(state) if row is None else codec.action(row, state)
+        gripper = action.setdefault("gripper", gripper)
+        watch(observation, action)
+        began = clock()
+        observation, info = simulator.act(action)
+        all_s += clock() - began
+        simulator_s += float(info.get("seconds", 0.0))
+        steps += 1
+        last = bool(info["success"])
+        if last and first is None:
+            first = steps
+        if "grasped" in info:
+            grasped = bool(grasped) or bool(info["grasped"])
+        if last and stop_at_success:
+            break
+    watch(observation, None)
+    return TrialResult(
+        key.task, key.placement, key.repeat, observation["instruction"], steps, chunks,
+        success_last=last, success_any=first is not None, success_chunk=at_chunk_end or last,
+        steps_to_success=first, grasped=grasped, reruns=reruns,
+        simulator_s=simulator_s, overhead_s=all_s - simulator_s, policy_s=policy_s,
+    )  # fmt: skip
+
+
+def _guide(executor: StepExecutor, codec: Codec, state: Mapping[str, Array], horizon: int) -> Guide | None:
+    found = executor.guide()
+    if found is None:
+        return None
+    rows, weights, frozen = found
+    return Guide(codec.chunk(rows, state, horizon), weights, frozen)
