@@ -2,6 +2,7 @@
 # make demo    setup, then a few episodes of the whole loop; figures and pictures in out/
 # make test    setup, checks and tests
 # make lint    ruff and mypy
+# make evaluation   setup, and ManiSkill3 in .venv-evaluation, for `twinbrain evaluate simpler-ms3`
 # make clean   takes away what the others made, .venv included, but not the results in out/
 #
 # Needs: python3 (3.10 or later) with venv, a C++ compiler, make; x86_64. Nothing else from the system.
@@ -18,6 +19,7 @@ PYTEST_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+EVALUATION := .venv-evaluation
 
 # The resolver of the pip that comes with Python 3.10 and 3.11 loses itself in these requirements on 3.10.
 PIP_VERSION := 26.3
@@ -29,7 +31,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progre
 REQUIREMENTS := requirements/core.txt requirements/ros.txt requirements/dev.txt
 INTERFACES := $(wildcard msg/*.msg srv/*.srv)
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint evaluation clean
 
 setup: $(VENV)/.package-done $(VENV)/.messages-done
 
@@ -72,6 +74,15 @@ test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 test/unit $(PYTEST_ARGS)
 	$(BIN)/python -m pytest test/nodes test/e2e $(PYTEST_ARGS)
 
+evaluation: setup $(EVALUATION)/bin/simulator-python
+
+$(EVALUATION)/bin/simulator-python: requirements/evaluation.txt scripts/simulator_python.py
+	$(PYTHON) -m venv $(EVALUATION)
+	$(EVALUATION)/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet pip==$(PIP_VERSION)
+	$(EVALUATION)/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet \
+	  $(PIP_ARGS) -r requirements/evaluation.txt
+	$(EVALUATION)/bin/python scripts/simulator_python.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(EVALUATION) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

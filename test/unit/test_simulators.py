@@ -1,0 +1,159 @@
+"""Adapters on the real ManiSkill3: `make evaluation` brings it; its WidowX tasks need data that MS_ASSET_DIR
+names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from twinbrain_ros.benchmarks import worker
+from twinbrain_ros.benchmarks.actions import codec_for
+from twinbrain_ros.benchmarks.evaluation import MADE_PYTHON
+from twinbrain_ros.benchmarks.expert import PutOnExpert
+from twinbrain_ros.benchmarks.players import TOOL_RULE
+from twinbrain_ros.benchmarks.process import WorkerProcess, worker_command
+from twinbrain_ros.benchmarks.trial import TrialKey, play
+from twinbrain_ros.control.steps import StepExecutor
+from twinbrain_ros.control.strategies import ChunkSettings
+from twinbrain_ros.robot.actions import euler_to_matrix
+
+PYTHON = Path(__file__).resolve().parents[2] / MADE_PYTHON
+LIMIT = 60
+OPEN, CLOSED = 1.0, 0.0
+# One test process draws at a time what these tests need; more threads than that slow each other down.
+ENVIRONMENT = {**os.environ, "LP_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+WIDOWX = [name for name in worker.SUITES["simpler-ms3"] if name not in worker.EXTRA]
+
+
+def assets_missing() -> str:
+    try:
+        worker.ManiSkill3._find_assets()
+    except worker.Missing as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="module", params=["pick_cube", *WIDOWX])
+def simulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A worker of each task, with its name."""
+    if not PYTHON.is_file():
+        pytest.skip("no ManiSkill3: make evaluation")
+    if request.param in WIDOWX and (missing := assets_missing()):
+        pytest.skip(missing)
+    command = worker_command("simpler-ms3", request.param, LIMIT, PYTHON)
+    with WorkerProcess(command, tmp_path_factory.mktemp("log") / "log", ENVIRONMENT) as process:
+        yield request.param, process
+
+
+def step(process: WorkerProcess, move: Any = (0, 0, 0), turn: Any = None, gripper: float = OPEN) -> Any:
+    rotation = np.eye(3) if turn is None else turn
+    return process.act({"translation": np.array(move, float), "rotation": rotation, "gripper": gripper})
+
+
+def degrees(turn: np.ndarray) -> float:
+    return float(np.degrees(np.linalg.norm(worker.matrix_to_rotation_vector(turn))))
+
+
+def test_doing_nothing_keeps_the_pose(simulator: Any) -> None:
+    _, process = simulator
+    before = process.reset(3, 0)["state"]
+    for _ in range(3):
+        after = step(process)[0]["state"]
+    assert np.linalg.norm(after["position"] - before["position"]) < 1e-3
+    assert degrees(after["rotation"] @ before["rotation"].T) < 0.5
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_centimetre_along_an_axis_of_the_base_is_one(simulator: Any, axis: int) -> None:
+    _, process = simulator
+    before = process.reset(3, 0)["state"]
+    moved = step(process, 0.01 * np.eye(3)[axis])[0]["state"]
+    np.testing.assert_allclose(
+        moved["target_position"] - before["target_position"], 0.01 * np.eye(3)[axis], atol=1e-6
+    )
+    for _ in range(4):
+        moved = step(process)[0]["state"]
+    way = moved["position"] - before["position"]
+    assert way[axis] > 0.007 and np.linalg.norm(np.delete(way, axis)) < 0.003
+
+
+@pytest.mark.parametrize("angles", [[0.3, 0, 0], [0, 0.3, 0], [0, 0, 0.3], [0.2, -0.15, 0.16]])
+def test_a_turn_is_that_turn_about_the_axes_of_the_base(simulator: Any, angles: list[float]) -> None:
+    name, process = simulator
+    before = process.reset(3, 0)["state"]
+    wanted = euler_to_matrix(np.array(angles))
+    if name == "pick_cube":
+        # This controller turns by 0.1 rad per step at most: a quarter, four times.
+        quarter = cv2.Rodrigues(worker.matrix_to_rotation_vector(wanted) / 4)[0]
+        for _ in range(4):
+            after = step(process, turn=quarter)[0]["state"]
+    else:
+        after = step(process, turn=wanted)[0]["state"]
+    assert degrees(after["target_rotation"] @ before["target_rotation"].T @ wanted.T) < 0.05
+    for _ in range(8):
+        after = step(process)[0]["state"]
+    assert degrees(after["rotation"] @ before["rotation"].T @ wanted.T) < 0.5
+
+
+def test_the_gripper_closes_and_opens(simulator: Any) -> None:
+    _, process = simulator
+    process.reset(3, 0)
+    for gripper, expected in ((CLOSED, 0.0), (OPEN, 1.0)):
+        for _ in range(6):
+            state = step(process, gripper=gripper)[0]["state"]
+        assert state["gripper"][0] == pytest.approx(expected, abs=0.15)
+
+
+def test_a_placement_looks_the_same_every_time_and_others_do_not(simulator: Any) -> None:
+    _, process = simulator
+    first, other = (next(iter(process.reset(p, 0)["images"].values())) for p in (3, 4))
+    again = next(iter(process.reset(3, 7)["images"].values()))
+    np.testing.assert_array_equal(first, again)
+    assert first.dtype == np.uint8 and np.any(first != other)
+
+
+def test_the_simulator_says_truncated_exactly_at_the_limit(simulator: Any) -> None:
+    _, process = simulator
+    process.reset(0, 0)
+    said = [step(process)[1]["truncated"] for _ in range(LIMIT)]
+    assert said == [False] * (LIMIT - 1) + [True]
+
+
+def test_instructions_and_rates_are_told(simulator: Any) -> None:
+    name, process = simulator
+    words = process.reset(0, 0)["instruction"]
+    assert process.described["control_hz"] == (20.0 if name == "pick_cube" else 5.0)
+    assert (
+        words
+        == {
+            "pick_cube": "pick up the red cube and move it to the green ball",
+            "widowx_spoon_on_towel": "put the spoon on the towel",
+            "widowx_carrot_on_plate": "put carrot on plate",
+            "widowx_stack_cube": "stack the green block on the yellow block",
+            "widowx_put_eggplant_in_basket": "put eggplant into yellow basket",
+        }[name]
+    )
+
+
+def test_the_expert_shows_that_success_is_reachable(simulator: Any) -> None:
+    name, process = simulator
+    if name not in ("widowx_carrot_on_plate", "widowx_stack_cube"):
+        pytest.skip("not a task of the expert's")
+    expert = PutOnExpert()
+    for placement in (1, 20, 1000):  # the last one is moved about, for demonstrations
+        result = play(
+            process,
+            TrialKey(name, placement, 0),
+            StepExecutor(ChunkSettings(execution_steps=1), 1),
+            codec_for(TOOL_RULE, "observation"),
+            lambda ask: expert.act(ask.observation["state"], ask.observation["truth"]),
+            limit=LIMIT,
+            horizon=1,
+        )
+        assert result.success_last and result.grasped
