@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from benchmark_fixtures import RulePlayer, standing, suite_command
 
 from twinbrain_ros import cli
 from twinbrain_ros.benchmarks import evaluation as module
-from twinbrain_ros.benchmarks import worker
-from twinbrain_ros.benchmarks.evaluation import Evaluation, evaluate, interpreter
+from twinbrain_ros.benchmarks import process, worker
+from twinbrain_ros.benchmarks.evaluation import Evaluation, evaluate
 from twinbrain_ros.benchmarks.expert import PutOnExpert
-from twinbrain_ros.benchmarks.process import WorkerMissing
+from twinbrain_ros.benchmarks.process import WorkerMissing, interpreter
 from twinbrain_ros.benchmarks.profile import load_profile
 from twinbrain_ros.benchmarks.recording import Recorder, RecordingError
 from twinbrain_ros.benchmarks.results import ResultsError
 from twinbrain_ros.data.dataset_file import load_dataset_file
 from twinbrain_ros.data.robot_dataset import DatasetChoice, RobotDataset
+from twinbrain_ros.demo.checks import check_benchmarks, check_suite
 from twinbrain_ros.robot.robot_file import load_robot
 
 TASK = worker.Task("calm", "", 45, 0)
@@ -174,7 +176,22 @@ def test_what_cannot_be_is_named_in_a_line(
     assert named in capsys.readouterr().err
 
 
+def test_the_doctor_tells_what_is_missing_of_a_suite(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check_suite("tabletop", None).status == "ok"
+    missing = check_suite("libero", Path(sys.executable))
+    assert missing.status == "fail" and "No module named 'libero'" in missing.mend
+    monkeypatch.setattr(process, "share_dir", lambda: tmp_path)
+    assert "`make evaluation` brings ManiSkill3" in check_benchmarks().found
+    (tmp_path / process.MADE_PYTHON).parent.mkdir(parents=True)
+    (tmp_path / process.MADE_PYTHON).touch()
+    monkeypatch.setenv("MS_ASSET_DIR", str(tmp_path))
+    without = check_benchmarks()
+    assert without.status == "warn" and "bridge_v2_real2sim_dataset: not there" in without.mend
+
+
 def test_without_an_interpreter_the_mend_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "share_dir", lambda: tmp_path)
+    monkeypatch.setattr(process, "share_dir", lambda: tmp_path)
     with pytest.raises(WorkerMissing, match="`make evaluation` makes one"):
         interpreter("simpler-ms3", None)

@@ -63,7 +63,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.delenv("TWINBRAIN_DEBUG", raising=False)
     # The checks themselves are not what is tried here.
-    monkeypatch.setattr("twinbrain_ros.demo.checks.run_checks", lambda checkpoint, with_ros: iter(()))
+    monkeypatch.setattr("twinbrain_ros.demo.checks.run_checks", lambda *given: iter(()))
 
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err

@@ -14,10 +14,9 @@ import pytest
 
 from twinbrain_ros.benchmarks import worker
 from twinbrain_ros.benchmarks.actions import codec_for
-from twinbrain_ros.benchmarks.evaluation import MADE_PYTHON
 from twinbrain_ros.benchmarks.expert import PutOnExpert
 from twinbrain_ros.benchmarks.players import TOOL_RULE
-from twinbrain_ros.benchmarks.process import WorkerProcess, worker_command
+from twinbrain_ros.benchmarks.process import MADE_PYTHON, WorkerProcess, worker_command
 from twinbrain_ros.benchmarks.trial import TrialKey, play
 from twinbrain_ros.control.steps import StepExecutor
 from twinbrain_ros.control.strategies import ChunkSettings
@@ -33,7 +32,7 @@ WIDOWX = [name for name in worker.SUITES["simpler-ms3"] if name not in worker.EX
 
 def assets_missing() -> str:
     try:
-        worker.ManiSkill3._find_assets()
+        worker.ManiSkill3.find_assets()
     except worker.Missing as error:
         return str(error)
     return ""

@@ -7,60 +7,20 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
-from twinbrain_ros.benchmarks import tabletop, worker
 from twinbrain_ros.benchmarks.players import Player
-from twinbrain_ros.benchmarks.process import WorkerError, WorkerMissing, WorkerProcess, worker_command
+from twinbrain_ros.benchmarks.process import WorkerError, WorkerProcess, suite_tasks, worker_command
 from twinbrain_ros.benchmarks.profile import Profile
 from twinbrain_ros.benchmarks.recording import Recorder, RecordingError
 from twinbrain_ros.benchmarks.results import RULES, Protocol, TrialLog, report
 from twinbrain_ros.benchmarks.runner import Plan, Runner
 from twinbrain_ros.benchmarks.trial import TrialKey, TrialResult, Watch
 from twinbrain_ros.benchmarks.watching import Album, note_json
-from twinbrain_ros.resources import share_dir
 
 TRIALS_OF_UNLISTED = 24  # where a suite has no list of placements
-# What `make evaluation` leaves: an interpreter with ManiSkill3 and its driver.
-MADE_PYTHON = Path(".venv-evaluation/bin/simulator-python")
-
-
-class SuiteTask(NamedTuple):
-    """A task of a suite, and whether it belongs to the benchmark."""
-
-    task: worker.Task
-    benchmark: bool
-
-
-def suite_tasks(suite: str) -> dict[str, SuiteTask]:
-    """Tasks of a suite by name, the benchmark's first."""
-    tasks = tabletop.TASKS if suite == "tabletop" else worker.SUITES[suite]
-    return {name: SuiteTask(task, name not in worker.EXTRA) for name, task in tasks.items()}
-
-
-def interpreter(suite: str, given: Path | None) -> Path | None:
-    """The suite's Python; None: ours.
-
-    Raises:
-        WorkerMissing: none was named, and none is there.
-    """
-    if suite == "tabletop":
-        if given is not None:
-            raise WorkerMissing("--python: the suite tabletop runs in this package's own interpreter")
-        return None
-    if given is not None:
-        if not given.is_file():
-            raise WorkerMissing(
-                f"--python {given}: no such file, expected a Python with the packages of {suite}"
-            )
-        return given.absolute()  # not resolved: a link into a virtual environment is what makes it one
-    made = share_dir() / MADE_PYTHON
-    if suite == "simpler-ms3" and made.is_file():
-        return made
-    how = "`make evaluation` makes one, or " if suite == "simpler-ms3" else ""
-    raise WorkerMissing(f"suite {suite}: no interpreter with its packages: {how}name one with --python")
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,17 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from twinbrain_ros.benchmarks import worker
+from twinbrain_ros.benchmarks import tabletop, worker
+from twinbrain_ros.resources import share_dir
 
 START_S = 300.0  # most until a simulator is there: the first start compiles shaders
 RESET_S = 180.0
 STEP_S = 60.0
 _TAIL_LINES = 6
+# What `make evaluation` leaves: an interpreter with ManiSkill3 and its driver.
+MADE_PYTHON = Path(".venv-evaluation/bin/simulator-python")
 _CLOSE_S = 10.0
 
 
@@ -29,6 +32,42 @@ class WorkerError(Exception):
 
 class WorkerMissing(ValueError):
     """A suite that cannot be played here: what is missing, and how it is had."""
+
+
+class SuiteTask(NamedTuple):
+    """A task of a suite, and whether it belongs to the benchmark."""
+
+    task: worker.Task
+    benchmark: bool
+
+
+def suite_tasks(suite: str) -> dict[str, SuiteTask]:
+    """Tasks of a suite by name, the benchmark's first."""
+    tasks = tabletop.TASKS if suite == "tabletop" else worker.SUITES[suite]
+    return {name: SuiteTask(task, name not in worker.EXTRA) for name, task in tasks.items()}
+
+
+def interpreter(suite: str, given: Path | None) -> Path | None:
+    """The suite's Python; None: ours.
+
+    Raises:
+        WorkerMissing: none was named, and none is there.
+    """
+    if suite == "tabletop":
+        if given is not None:
+            raise WorkerMissing("--python: the suite tabletop runs in this package's own interpreter")
+        return None
+    if given is not None:
+        if not given.is_file():
+            raise WorkerMissing(
+                f"--python {given}: no such file, expected a Python with the packages of {suite}"
+            )
+        return given.absolute()  # not resolved: a link into a virtual environment is what makes it one
+    made = share_dir() / MADE_PYTHON
+    if suite == "simpler-ms3" and made.is_file():
+        return made
+    how = "`make evaluation` makes one, or " if suite == "simpler-ms3" else ""
+    raise WorkerMissing(f"suite {suite}: no interpreter with its packages: {how}name one with --python")
 
 
 def worker_command(suite: str, task: str, limit: int, python: Path | None) -> list[str]:

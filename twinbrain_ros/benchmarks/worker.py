@@ -181,7 +181,7 @@ class ManiSkill3:
         self.task = task
         self.bridge = task is not PICK_CUBE
         if self.bridge:
-            self.assets = self._find_assets()
+            self.assets = self.find_assets()
         os.environ.setdefault("MS_SKIP_ASSET_DOWNLOAD_PROMPT", "1")
         try:
             import gymnasium
@@ -218,7 +218,7 @@ class ManiSkill3:
         self.camera = "3rd_view_camera" if self.bridge else "base_camera"
 
     @staticmethod
-    def _find_assets() -> str:
+    def find_assets() -> str:
         """How complete the data of the Bridge tasks is: "published", or "standin" where meshes were
         replaced."""
         root = Path(os.environ.get("MS_ASSET_DIR", Path.home() / ".maniskill")).expanduser() / "data"

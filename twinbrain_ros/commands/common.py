@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 OK, FAILED, USAGE = 0, 1, 2
+SUITES = ("tabletop", "simpler-ms3", "simpler-ms2", "robocasa-gr1", "libero")  # of benchmarks
 INTERRUPTED = 130  # as shells report a program that SIGINT ended
 
 

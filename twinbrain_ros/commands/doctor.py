@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from twinbrain_ros.commands.common import FAILED, OK, add_json, write_json
+from twinbrain_ros.commands.common import FAILED, OK, SUITES, add_json, write_json
 
 MARKS = {"ok": "  ok  ", "warn": " warn ", "fail": " FAIL "}
 
@@ -29,6 +29,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="leave out the test of ROS discovery (default: tested, 10 s at most)",
     )
+    parser.add_argument(
+        "--suite",
+        choices=SUITES,
+        metavar="SUITE",
+        help=f"also start the first task of a benchmark suite: {', '.join(SUITES)}",
+    )
+    parser.add_argument("--python", type=Path, metavar="PATH", help="the suite's interpreter")
     add_json(parser)
     return parser
 
@@ -37,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from twinbrain_ros.demo.checks import run_checks
 
     results = []
-    for check in run_checks(args.checkpoint, with_ros=not args.no_ros):
+    for check in run_checks(args.checkpoint, not args.no_ros, args.suite, args.python):
         print(f"[{MARKS[check.status]}] {check.name:<22} {check.found}", flush=True)
         if check.status != "ok" and check.mend:
             print(f"{'':9}{'':<22} mend: {check.mend}", flush=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twinbrain_ros.commands.common import (
     FAILED,
     OK,
+    SUITES,
     CommandError,
     add_checkpoint,
     add_device,
@@ -23,15 +24,14 @@ from twinbrain_ros.commands.common import (
 if TYPE_CHECKING:
     from twinbrain_ros.benchmarks.evaluation import Evaluation
 
-SUITES = ("tabletop", "simpler-ms3", "simpler-ms2", "robocasa-gr1", "libero")
 DESCRIPTION = """\
 Plays a benchmark's tasks with a checkpoint, or with a scripted expert, and tells the success with n, interval
 and protocol. Every trial is kept in FILE.trials.jsonl as it ends: the same command goes on where it was
 stopped."""
 EPILOG = """\
 tabletop is the embedded simulator. The other suites run in an interpreter of their own: `make evaluation`
-makes one for simpler-ms3, which is found by itself; else --python names it. `twinbrain doctor` says what is
-missing."""
+makes one for simpler-ms3, which is found by itself; else --python names it. What is missing of a
+suite is told by `twinbrain doctor --suite SUITE --python PATH`."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -103,8 +103,9 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     Raises:
         CommandError: an option that cannot be, or options that contradict each other.
     """
-    from twinbrain_ros.benchmarks.evaluation import Evaluation, interpreter, suite_tasks
+    from twinbrain_ros.benchmarks.evaluation import Evaluation
     from twinbrain_ros.benchmarks.players import ExpertPlayer, TwinPlayer
+    from twinbrain_ros.benchmarks.process import interpreter, suite_tasks
     from twinbrain_ros.benchmarks.profile import DEFAULTS, load_profile
     from twinbrain_ros.control.strategies import Strategy
 

@@ -53,8 +53,14 @@ class Check:
         return asdict(self)
 
 
-def run_checks(checkpoint: Path | None, with_ros: bool) -> Iterator[Check]:
-    """All checks, one by one as they are done. A check that breaks is a failure of its own, not the end."""
+def run_checks(
+    checkpoint: Path | None, with_ros: bool, suite: str | None = None, python: Path | None = None
+) -> Iterator[Check]:
+    """All checks, one by one as they are done. A check that breaks is a failure of its own, not the end.
+
+    Args:
+        suite: a benchmark suite that is tried too, with this interpreter.
+    """
     checks: list[tuple[str, Callable[[], Check]]] = [
         ("python", check_python),
         ("virtual environment", check_environment),
@@ -74,7 +80,10 @@ def run_checks(checkpoint: Path | None, with_ros: bool) -> Iterator[Check]:
         ("robot file", check_robot_file),
         ("checkpoint", lambda: check_checkpoint(checkpoint)),
         ("GPU", check_gpu),
+        ("benchmarks", check_benchmarks),
     ]
+    if suite is not None:
+        checks.append((suite, lambda: check_suite(suite, python)))
     if with_ros:
         checks.append(("ROS discovery", check_discovery))
     for name, check in checks:
@@ -251,6 +260,47 @@ def check_gpu() -> Check:
     if torch.cuda.is_available():
         return Check("GPU", "ok", torch.cuda.get_device_name(0))
     return Check("GPU", "ok", "none; not needed, the demo's policy runs on the processor")
+
+
+def check_benchmarks() -> Check:
+    """What `make evaluation` has left, and whether the data of its tasks are there."""
+    from twinbrain_ros.benchmarks.process import WorkerMissing, interpreter
+    from twinbrain_ros.benchmarks.worker import ManiSkill3, Missing
+
+    try:
+        python = interpreter("simpler-ms3", None)
+    except WorkerMissing:
+        return Check("benchmarks", "ok", "tabletop; `make evaluation` brings ManiSkill3")
+    try:
+        assets = ManiSkill3.find_assets()
+    except Missing as error:
+        return Check("benchmarks", "warn", f"tabletop, ManiSkill3 by {python}", str(error))
+    return Check("benchmarks", "ok", f"tabletop, ManiSkill3 by {python}, data: {assets}")
+
+
+def check_suite(suite: str, python: Path | None) -> Check:
+    """Starts the suite's first task."""
+    import tempfile
+
+    from twinbrain_ros.benchmarks.process import (
+        WorkerError,
+        WorkerMissing,
+        WorkerProcess,
+        interpreter,
+        suite_tasks,
+        worker_command,
+    )
+
+    task = next(iter(suite_tasks(suite)))
+    with tempfile.TemporaryDirectory(prefix="twinbrain-doctor-") as directory:
+        try:
+            command = worker_command(suite, task, 1, interpreter(suite, python))
+            with WorkerProcess(command, Path(directory) / "log") as process:
+                return Check(suite, "ok", f"{task} starts: {process.described['simulator']}")
+        except WorkerMissing as error:
+            return Check(suite, "fail", f"{task} does not start", str(error))
+        except WorkerError as error:
+            return Check(suite, "fail", f"{task} does not start: {error}")
 
 
 def check_discovery() -> Check:
