@@ -1,26 +1,42 @@
-"""`twinbrain init`: a fresh twin from a pretrained VLM."""
+"""`twinbrain init`: a fresh twin from a pretrained VLM, or from a checkpoint's brains."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from twinbrain_ros.commands.common import OK, add_json, positive_int, seed_int, write_json
+from twinbrain_ros.commands.common import OK, CommandError, add_json, positive_int, seed_int, write_json
 from twinbrain_ros.commands.info import describe_config, rows
 from twinbrain_ros.evaluation.results import format_rows
+
+if TYPE_CHECKING:
+    from twinbrain_ros.brain.config import TwinBrainConfig
+    from twinbrain_ros.robot.robot_file import RobotFile
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "init",
-        help="build a twin from a pretrained VLM",
+        help="build a twin from a pretrained VLM, or from another twin's brains",
         description="Build a twin from a pretrained Qwen3-VL or Qwen2.5-VL: left and right brain from the "
-        "same weights, state encoder and action expert fresh. It acts only after it is trained.",
+        "same weights, state encoder and action expert fresh. Or from the brains of a checkpoint, for "
+        "another robot, other cameras or more words. It acts only after it is trained.",
+    )
+    brains = parser.add_mutually_exclusive_group(required=True)
+    brains.add_argument("--vlm", metavar="PATH_OR_HUB_ID", help="folder of the VLM, or its id on the hub")
+    brains.add_argument(
+        "--brains", metavar="CHECKPOINT", help="a checkpoint whose brains stay; demo: the shipped one"
     )
     parser.add_argument(
-        "--vlm", required=True, metavar="PATH_OR_HUB_ID", help="folder of the VLM, or its id on the hub"
+        "--pixels",
+        type=_size,
+        metavar="WxH",
+        help="with --brains: how large they see the cameras (default: as before)",
+    )
+    parser.add_argument(
+        "--words", metavar="TEXT", default="", help="with --brains: words to be known, if they are not yet"
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory of the checkpoint to write"
@@ -85,6 +101,10 @@ def run(args: argparse.Namespace) -> int:
     unknown = [name for name in args.camera or () if name not in known]
     if unknown:
         raise CheckpointError(f"--camera: found {unknown}, robot {robot.name!r} has {known}")
+    if args.brains is not None:
+        return _transfer(args, robot)
+    if args.pixels or args.words:
+        raise CommandError("--pixels, --words: found with --vlm, expected with --brains")
     base = load_base(args.vlm)
     action = robot.action
     config = twin_config(
@@ -106,7 +126,26 @@ def run(args: argparse.Namespace) -> int:
         image_std=base.images.std,
     )
     initialize(args.vlm, base, config, args.out, args.seed)
+    return _tell(args, config)
+
+
+def _transfer(args: argparse.Namespace, robot: RobotFile) -> int:
+    from twinbrain_ros.brain.transfer import transfer
+    from twinbrain_ros.resources import train_start
+
+    cameras = args.camera or [camera.name for camera in robot.cameras]
+    words = args.words.split()
+    given = {"pixels": args.pixels, "words": words, "seed": args.seed}
+    return _tell(args, transfer(train_start(args.brains), robot, cameras, args.out, **given))
+
+
+def _tell(args: argparse.Namespace, config: TwinBrainConfig) -> int:
     facts = {"checkpoint": str(args.out), **describe_config(config)}
     print(format_rows(rows(facts)))
     write_json(args.json, facts)
     return OK
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return positive_int(width), positive_int(height)

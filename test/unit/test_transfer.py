@@ -1,0 +1,112 @@
+"""`twinbrain init --brains`: a checkpoint's brains for another robot, other cameras, more words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from twinbrain_ros import cli
+from twinbrain_ros.brain.config import CheckpointError
+from twinbrain_ros.brain.policy import TwinBrainPolicy
+from twinbrain_ros.brain.transfer import transfer
+from twinbrain_ros.resources import demo_checkpoint
+from twinbrain_ros.robot.robot_file import load_robot
+
+WORDS = "put the carrot on the plate"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "twin"
+    words = ["init", "--brains", "demo", "--robot", "wx250s_bridge", "--pixels", "128x96", "--words", WORDS]
+    assert cli.main([*words, "--out", str(out)]) == 0
+    return out
+
+
+def test_the_brains_stay_and_what_acts_is_fresh(made: Path) -> None:
+    old, new = TwinBrainPolicy.from_pretrained(demo_checkpoint()), TwinBrainPolicy.from_pretrained(made)
+    added = [new.tokenizer.convert_tokens_to_ids("carrot")]
+    assert len(new.tokenizer) == len(old.tokenizer) + 1  # the other words were known
+    for side in ("left", "right"):
+        theirs, mine = (getattr(p.model, side).state_dict() for p in (old, new))
+        for name, tensor in theirs.items():
+            kept, fresh = tensor.clone(), mine[name].clone()
+            if name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+                assert not torch.equal(kept[added], fresh[added])
+                kept[added] = fresh[added] = 0.0
+            assert torch.equal(kept, fresh), name
+    assert torch.equal(
+        *(next(iter(p.model.state_encoder.parameters())) for p in (old, new))  # type: ignore[union-attr]
+    )
+    assert new.model.expert.horizon == 16 and new.config.action.composition == "previous_target"
+
+
+def test_it_fits_the_robot_and_knows_the_words_but_has_to_be_trained(made: Path) -> None:
+    policy, robot = TwinBrainPolicy.from_pretrained(made), load_robot("wx250s_bridge")
+    policy.check_robot(robot, to_act=False)
+    with pytest.raises(CheckpointError, match="it was never trained"):
+        policy.check_robot(robot)
+    assert [(c.name, c.width, c.height) for c in policy.config.cameras] == [("front", 128, 96)]
+    image = np.zeros((480, 640, 3), np.uint8)
+    chunk = policy.act({"front": image}, WORDS, np.zeros(7), normalized=True)
+    assert chunk.shape == (16, 7)
+
+
+def test_the_kept_brain_answers_as_before(tmp_path: Path) -> None:
+    from twinbrain_ros.brain.generalist import Generalist
+    from twinbrain_ros.sim.tabletop import TabletopSim
+
+    robot = load_robot("wx250s_bridge")
+    transfer(demo_checkpoint(), robot, ["front"], tmp_path / "twin", words=WORDS.split())
+    sim = TabletopSim(load_robot("wx250s"))
+    sim.reset(5, "pick")
+    image, question = sim.render("front"), "where is the red block"
+    answers = [
+        Generalist(TwinBrainPolicy.from_pretrained(checkpoint)).ask([image], question).text
+        for checkpoint in (demo_checkpoint(), tmp_path / "twin")
+    ]
+    assert answers[0] == answers[1] and answers[0].startswith(("row", "nowhere"))
+
+
+def test_the_same_seed_makes_the_same_twin(made: Path, tmp_path: Path) -> None:
+    robot = load_robot("wx250s_bridge")
+    for name, seed in (("a", 0), ("b", 1)):
+        transfer(
+            demo_checkpoint(),
+            robot,
+            ["front"],
+            tmp_path / name,
+            pixels=(128, 96),
+            words=WORDS.split(),
+            seed=seed,
+        )
+    weights = {
+        path: (path / "model.safetensors").read_bytes() for path in (made, tmp_path / "a", tmp_path / "b")
+    }
+    assert weights[made] == weights[tmp_path / "a"] != weights[tmp_path / "b"]
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--pixels", "100x96"], "pixels: found 100x96, expected multiples of 16"),
+        (["--words", " ".join(f"w{i}" for i in range(40))], "words: 40 new ones .* expected at most 28"),
+        (["--camera", "wrist"], "--camera: found"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    more: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    words = ["init", "--brains", "demo", "--robot", "wx250s_bridge", "--out", str(tmp_path / "out")]
+    assert cli.main([*words, *more]) == 2
+    assert re.search(named, capsys.readouterr().err) and not (tmp_path / "out").exists()
+
+
+def test_options_of_the_other_kind_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["init", "--vlm", "x", "--words", "carrot", "--out", str(tmp_path / "out")]) == 2
+    assert "expected with --brains" in capsys.readouterr().err
