@@ -180,6 +180,35 @@ def test_with_real_time_a_policy_is_told_what_it_has_to_agree_with() -> None:
     np.testing.assert_allclose(guide.actions[7, :6], 0.0, atol=1e-9)
 
 
+def test_kicks_move_the_arm_and_are_not_among_what_is_watched() -> None:
+    def run(kick_m: float) -> tuple[list[Any], list[Any]]:
+        moves: list[Any] = []
+        places: list[Any] = []
+
+        def watch(observation: Mapping[str, Any], action: Mapping[str, Any] | None) -> None:
+            places.append(observation["state"]["position"])
+            if action is not None:
+                moves.append(action["translation"])
+
+        executor = StepExecutor(ChunkSettings(execution_steps=1), 1)
+        rule = standing()
+        played_here(
+            lambda ask: rule.answer([ask])[0],
+            horizon=1,
+            executor=executor,
+            limit=50,
+            kick_m=kick_m,
+            watch=watch,
+        )
+        return moves, places
+
+    moves, places = run(0.02)
+    kicked = np.linalg.norm(np.diff(places, axis=0), axis=1) > 1e-6
+    assert 2 <= kicked.sum() <= 15 and not np.any(moves)
+    assert not np.any(np.diff(run(0.0)[1], axis=0))
+    np.testing.assert_array_equal(run(0.02)[1], places)
+
+
 def test_noise_differs_between_trials_and_steps_and_not_between_runs() -> None:
     seeds = {
         noise_seed(TrialKey("a", p, r), s, step)

@@ -32,6 +32,7 @@ class Evaluation:
         trials: per task; None: every placement once.
         first: placement to begin with.
         delay_steps: that every chunk comes late.
+        kick_m: see `trial.play`.
     """
 
     suite: str
@@ -43,6 +44,7 @@ class Evaluation:
     first: int
     seed: int
     delay_steps: int
+    kick_m: float = 0.0
 
     def limits(self) -> dict[str, int]:
         """Steps by task."""
@@ -81,6 +83,7 @@ class Evaluation:
             delay_steps=self.delay_steps,
             success=self.profile.success,
             assets=described.get("assets", ""),
+            kick_m=self.kick_m,
         )
 
 
@@ -139,7 +142,7 @@ def _play(
     rule = RULES[profile.success]
     plan = Plan(
         evaluation.limits(), profile.chunks(), profile.votes, evaluation.delay_steps, evaluation.seed,
-        profile.stop_at_success,
+        profile.stop_at_success, evaluation.kick_m,
     )  # fmt: skip
     wins = sum(bool(getattr(trial, rule)) for trial in log.trials.values())
     bar = tqdm(total=len(missing) + len(log.trials), initial=len(log.trials), desc="evaluating", unit="trial")

@@ -32,8 +32,8 @@ class ResultsError(ValueError):
 class Protocol:
     """Everything that a success rate depends on beside the policy. Rates of other protocols do not compare.
 
-    limits: steps by task. placements: how many, from first_placement on; trials: per task. delay_steps:
-    injected. assets: "published", "standin" where meshes were replaced, or "" where none are wanted.
+    limits: steps by task. placements: how many, from first_placement on; trials: per task. delay_steps,
+    kick_m: injected. assets: "published", "standin" where meshes were replaced, or "" where none are wanted.
     """
 
     suite: str
@@ -49,6 +49,7 @@ class Protocol:
     delay_steps: int
     success: str
     assets: str
+    kick_m: float = 0.0
 
     def __str__(self) -> str:
         limits = "+".join(str(steps) for steps in dict.fromkeys(self.limits.values()))
@@ -59,7 +60,9 @@ class Protocol:
             f"profile={self.profile}", f"exec={self.execution}", f"delay={self.delay_steps}",
             f"success={self.success}",
         ]  # fmt: skip
-        return "/".join(parts + ([f"assets={self.assets}"] if self.assets else []))
+        parts += [f"assets={self.assets}"] if self.assets else []
+        parts += [f"kicks={self.kick_m:g}m"] if self.kick_m else []
+        return "/".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

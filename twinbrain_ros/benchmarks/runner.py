@@ -35,6 +35,7 @@ class Plan:
     Attributes:
         limits: steps by task.
         chunks, votes, delay_steps: of the executor.
+        kick_m: see `trial.play`.
     """
 
     limits: Mapping[str, int]
@@ -43,6 +44,7 @@ class Plan:
     delay_steps: int
     seed: int
     stop_at_success: bool
+    kick_m: float = 0.0
 
 
 @dataclass
@@ -226,6 +228,7 @@ class Runner:
                     worker, key, executor, self._player.codec, self._ask,
                     limit=self._plan.limits[key.task], horizon=self._player.horizon, seed=self._plan.seed,
                     stop_at_success=self._plan.stop_at_success, reruns=attempt, watch=watch,
+                    kick_m=self._plan.kick_m,
                 )  # fmt: skip
         finally:
             with self._lock:

@@ -81,6 +81,8 @@ class Simulator(Protocol):
     def act(self, action: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]: ...
 
 
+KICK_SHARE = 0.12  # of a trial's actions
+
 Watch = Callable[[Mapping[str, Any], Mapping[str, Any] | None], object]
 
 
@@ -102,6 +104,7 @@ def play(
     stop_at_success: bool = False,
     reruns: int = 0,
     watch: Watch = lambda observation, action: None,
+    kick_m: float = 0.0,
 ) -> TrialResult:
     """Plays a trial.
 
@@ -109,10 +112,14 @@ def play(
         limit: steps.
         horizon: of the policy's chunks.
         watch: is given every observation with the action that answers it, and the last one with None.
+        kick_m: deviation of random moves that are added to every tenth action or so, unseen by `watch`: how
+        an
+            expert comes to show what to do off its way (DART, arXiv 1703.09327). 0: none.
     """
     executor.reset()
     clock = time.perf_counter
     observation = simulator.reset(key.placement, seed + key.repeat)
+    kicks = np.random.default_rng(noise_seed(key, seed, 0))
     gripper = 1.0
     chunks = steps = 0
     simulator_s = all_s = policy_s = 0.0
@@ -132,6 +139,8 @@ def play(
         action = codec.hold(state) if row is None else codec.action(row, state)
         gripper = action.setdefault("gripper", gripper)
         watch(observation, action)
+        if kick_m and kicks.random() < KICK_SHARE:
+            action = {**action, "translation": action["translation"] + kicks.normal(0.0, kick_m, 3)}
         began = clock()
         observation, info = simulator.act(action)
         all_s += clock() - began

@@ -110,6 +110,14 @@ def not_negative_seconds(text: str) -> float:
     return value
 
 
+def not_negative_metres(text: str) -> float:
+    """Parse a finite length of at least 0, for argparse."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number of metres of at least 0")
+    return value
+
+
 def checkpoint_directory(given: Path | None) -> Path:
     """The checkpoint to use: the given one, else the one that ships in the package.
 

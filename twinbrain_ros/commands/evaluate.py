@@ -17,6 +17,7 @@ from twinbrain_ros.commands.common import (
     add_device,
     check_writable,
     checkpoint_directory,
+    not_negative_metres,
     positive_int,
     seed_int,
 )
@@ -72,6 +73,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="results, with trials and contact sheets beside it")
     add("--video", type=Path, metavar="DIR", help="an mp4 of each trial")
     add("--record", type=Path, metavar="DIR", help="successful trials as a LeRobot dataset to train on")
+    add(
+        "--kick", type=not_negative_metres, default=0.0, metavar="M",
+        help="deviation of random moves added to some actions, so that an expert shows how to get back "
+        "(default: 0)",
+    )  # fmt: skip
     add("--against", type=Path, metavar="FILE", help="earlier results to compare with")
     return parser
 
@@ -134,5 +140,5 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     )
     return Evaluation(
         args.suite, tuple(dict.fromkeys(tasks)), player, profile, python, args.trials, args.first, args.seed,
-        args.delay_steps,
+        args.delay_steps, args.kick,
     )  # fmt: skip
