@@ -315,11 +315,13 @@ def test_libero_scales_clips_turns_pictures_and_flips_the_gripper(
     (tmp_path / "p").mkdir()
     torch.save(np.arange(150.0).reshape(50, 3), tmp_path / "p" / "i")
     suite = types.SimpleNamespace(get_task=lambda number: task)
+    module(monkeypatch, "robosuite", __version__="1.4.0")
     module(monkeypatch, "libero")
     benchmark = types.SimpleNamespace(get_benchmark_dict=lambda: {"libero_goal": lambda: suite})
     module(monkeypatch, "libero.libero", benchmark=benchmark, get_libero_path=lambda name: str(tmp_path))
     module(monkeypatch, "libero.libero.envs", OffScreenRenderEnv=FakeLibero)
     adapter = worker.Libero(worker.SUITES["libero"]["libero_goal/3"], 300)
+    assert adapter.describe()["simulator"] == "libero/robosuite-1.4.0"
     first = adapter.reset(4, 0)
     environment: Any = adapter.env
     np.testing.assert_array_equal(environment.start, [12.0, 13.0, 14.0])

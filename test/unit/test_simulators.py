@@ -1,5 +1,5 @@
-"""Adapters on the real ManiSkill3: `make evaluation` brings it; its WidowX tasks need data that MS_ASSET_DIR
-names."""
+"""Adapters on the real simulators. `make evaluation` brings ManiSkill3, whose WidowX tasks need data that
+MS_ASSET_DIR names; the others are tried where an interpreter with their packages is named (OTHERS)."""
 
 from __future__ import annotations
 
@@ -156,3 +156,65 @@ def test_the_expert_shows_that_success_is_reachable(simulator: Any) -> None:
             horizon=1,
         )
         assert result.success_last and result.grasped
+
+
+# Suites of others' interpreters ------------------------------------------------------------------------
+
+# The variable that names the interpreter, and a task to try.
+OTHERS = {
+    "simpler-ms2": ("TWINBRAIN_SIMPLER_MS2_PYTHON", "widowx_carrot_on_plate"),
+    "robocasa-gr1": ("TWINBRAIN_ROBOCASA_GR1_PYTHON", "PnPCupToDrawerClose"),
+    "libero": ("TWINBRAIN_LIBERO_PYTHON", "libero_object/0"),
+}
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    variable, task = OTHERS[request.param]
+    if variable not in os.environ:
+        pytest.skip(f"{variable} names no Python with the packages of {request.param}")
+    command = worker_command(request.param, task, 12, Path(os.environ[variable]))
+    with WorkerProcess(command, tmp_path_factory.mktemp("log") / "log", ENVIRONMENT) as process:
+        yield request.param, process
+
+
+def staying(suite: str, state: Any, **more: Any) -> dict[str, Any]:
+    if suite == "robocasa-gr1":
+        return {"groups": {name: state[name] for name in worker.RoboCasaGR1.GROUPS}}
+    return {"translation": np.zeros(3), "rotation": np.eye(3), "gripper": OPEN, **more}
+
+
+def test_another_simulator_starts_alike_stays_and_stops_at_its_limit(other: Any) -> None:
+    suite, process = other
+    first = process.reset(1, 0)
+    again = process.reset(1, 0)
+    for name, image in first["images"].items():
+        assert image.dtype == np.uint8 and list(image.shape[:2]) == process.described["cameras"][name]
+        assert np.abs(image.astype(int) - again["images"][name]).mean() < 2.0
+    assert len(first["instruction"].split()) > 2
+    observation, said = again, []
+    for _ in range(12):
+        observation, info = process.act(staying(suite, again["state"]))
+        said.append(info["truncated"])
+    assert said == [False] * 11 + [True]
+    for name, values in again["state"].items():
+        assert np.abs(values - observation["state"][name]).max() < 0.05, name
+
+
+def test_another_simulators_arm_goes_where_it_is_told(other: Any) -> None:
+    suite, process = other
+    if suite == "robocasa-gr1":
+        pytest.skip("joint targets")
+    before = process.reset(1, 0)["state"]
+    for _ in range(5):
+        after = process.act(staying(suite, before, translation=np.array([0.01, 0.0, 0.0])))[0]["state"]
+    way = after["position"] - before["position"]
+    assert way[0] > 0.005 and np.abs(way[1:]).max() < 0.5 * way[0]
+    small = euler_to_matrix(np.array([0.0, 0.0, 0.1]))
+    for _ in range(3):
+        turned = process.act(staying(suite, before, rotation=small, gripper=CLOSED))[0]["state"]
+    vector = worker.matrix_to_rotation_vector(turned["rotation"] @ after["rotation"].T)
+    assert vector[2] > 0.05 and np.abs(vector[:2]).max() < 0.5 * vector[2]
+    for _ in range(4):
+        closed = process.act(staying(suite, before, gripper=CLOSED))[0]["state"]
+    assert closed["gripper"][0] < after["gripper"][0] - 0.2
