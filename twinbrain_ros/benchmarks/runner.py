@@ -68,8 +68,7 @@ class Runner:
     Args:
         opens: starts a worker for a task.
         watches: for a trial, what watches it (`play`); left when the trial is over, by an exception where it
-        broke
-            off.
+            broke off.
         played: is given every result, and what could not be played with its error; from one thread at a time.
     """
 
@@ -81,13 +80,8 @@ class Runner:
         played: Callable[[TrialKey, TrialResult | WorkerError], object],
         watches: Watches = lambda key: contextlib.nullcontext(lambda observation, action: None),
     ) -> None:
-        self._player, self._plan, self._opens, self._watches, self._played = (
-            player,
-            plan,
-            opens,
-            watches,
-            played,
-        )
+        self._player, self._plan, self._opens = player, plan, opens
+        self._watches, self._played = watches, played
         self._asks: queue.Queue[_Request | None] = queue.Queue()
         self._lock = threading.Lock()
         self._playing = 0  # workers within a trial: those worth waiting for
@@ -120,8 +114,7 @@ class Runner:
         if self._errors:
             raise self._errors[0]
 
-    # The policy's side, in the caller's thread
-    # ----------------------------------------------------------------
+    # The policy's side, in the caller's thread --------------------------------------------------------
 
     def _answer_all(self) -> None:
         while (first := self._asks.get()) is not None:
@@ -153,12 +146,11 @@ class Runner:
         assert request.chunk is not None
         return request.chunk
 
-    # A worker's side, in a thread
-    # -----------------------------------------------------------------------------
+    # A worker's side, in a thread ---------------------------------------------------------------------
 
     def _work(self, waiting: Mapping[str, deque[TrialKey]]) -> None:
         try:
-            while (task := self._next_task(waiting)) is not None:
+            while not self._stopping.is_set() and (task := self._next_task(waiting)) is not None:
                 self._play_task(task, waiting[task])
         except _Stopped:
             pass

@@ -113,8 +113,7 @@ def play(
         horizon: of the policy's chunks.
         watch: is given every observation with the action that answers it, and the last one with None.
         kick_m: deviation of random moves that are added to every tenth action or so, unseen by `watch`: how
-        an
-            expert comes to show what to do off its way (DART, arXiv 1703.09327). 0: none.
+            an expert comes to show what to do off its way (DART, arXiv 1703.09327). 0: none.
     """
     executor.reset()
     clock = time.perf_counter
