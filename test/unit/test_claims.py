@@ -97,6 +97,17 @@ def test_a_directory_keeps_to_its_protocol(tmp_path: Path) -> None:
         main(other, tmp_path / "out", report_only=True)
 
 
+def test_demonstrations_are_there_before_runs_begin_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a directory that has answers to the questions already, as one that was unpacked."""
+    out, made = tmp_path / "out", []
+    monkeypatch.setattr(Material, "shards", lambda self: made.append(self.out) or [])
+    monkeypatch.setattr(Material, "ask", lambda self: {"all": (1, 2)})
+    monkeypatch.setattr(schedule, "work", lambda *given: [f"{made}"])
+    assert main(SHIPPED, out) == [f"{[out]}"]
+
+
 def test_the_command_names_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["claims", "--out", str(tmp_path), "--config", "/no/such.yaml"]) == 2
     assert "--config: no file /no/such.yaml" in capsys.readouterr().err

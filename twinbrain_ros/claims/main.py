@@ -39,6 +39,7 @@ def main(
         chosen = protocol.only(list(only)) if only else protocol
         material = Material.of(protocol, out)
         with _alone(out):
+            material.shards()  # before runs side by side would make them, and get into each other's way
             print(f"questions answered before training: {material.ask()['all']}")
             failed = schedule.work(chosen, out, workers)
             if not failed:
