@@ -78,9 +78,10 @@ def measure_latency(protocol: Protocol, out: Path, material: Material) -> None:
     for data, variants in protocol.plan:
         for variant in variants:
             rate = running.chosen_rate(protocol, out, variant)
-            where = running.folder(out, Run(variant, data, protocol.seeds[0], rate or 0.0))
-            if variant not in policies and (where / running.CHECKPOINT).is_dir():
-                policies[variant] = TwinBrainPolicy.from_pretrained(where / running.CHECKPOINT)
+            for seed in protocol.seeds:  # any will do: results that came from elsewhere have no weights
+                where = running.folder(out, Run(variant, data, seed, rate or 0.0)) / running.CHECKPOINT
+                if variant not in policies and where.is_dir():
+                    policies[variant] = TwinBrainPolicy.from_pretrained(where)
     rng = np.random.default_rng(0)
     images = {
         c.name: rng.integers(0, 256, (c.height, c.width, 3), dtype=np.uint8) for c in material.twin.cameras
