@@ -69,10 +69,11 @@ lint: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 
-# Unit tests side by side, one thread each; then, one after another, what runs nodes: their clocks want the cores.
+# Unit tests side by side, one thread each; then, one after another, what runs nodes: their clocks want the cores. The
+# whole loop first: nodes that later tests leave behind in pytest's own process would answer in its ROS domain.
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 test/unit $(PYTEST_ARGS)
-	$(BIN)/python -m pytest test/nodes test/e2e $(PYTEST_ARGS)
+	$(BIN)/python -m pytest test/e2e test/nodes $(PYTEST_ARGS)
 
 evaluation: setup $(EVALUATION)/bin/simulator-python
 
