@@ -27,7 +27,8 @@ PIP_VERSION := 26.3
 # A sourced ROS installation or another environment's libraries must not mix with the ones in .venv.
 unexport PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet
+PIP_FLAGS := --disable-pip-version-check --progress-bar off --quiet
+PIP_INSTALL := $(BIN)/python -m pip install $(PIP_FLAGS)
 REQUIREMENTS := requirements/core.txt requirements/ros.txt requirements/dev.txt
 INTERFACES := $(wildcard msg/*.msg srv/*.srv)
 
@@ -70,7 +71,7 @@ lint: setup
 	$(BIN)/python -m mypy
 
 # Unit tests side by side, one thread each; then, one after another, what runs nodes: their clocks want the cores. The
-# whole loop first: nodes that later tests leave behind in pytest's own process would answer in its ROS domain.
+# whole loop first: after the tests of single nodes, in the same process of pytest, its policy_node got no answer.
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 test/unit $(PYTEST_ARGS)
 	$(BIN)/python -m pytest test/e2e test/nodes $(PYTEST_ARGS)
@@ -79,9 +80,8 @@ evaluation: setup $(EVALUATION)/bin/simulator-python
 
 $(EVALUATION)/bin/simulator-python: requirements/evaluation.txt scripts/simulator_python.py
 	$(PYTHON) -m venv $(EVALUATION)
-	$(EVALUATION)/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet pip==$(PIP_VERSION)
-	$(EVALUATION)/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet \
-	  $(PIP_ARGS) -r requirements/evaluation.txt
+	$(EVALUATION)/bin/python -m pip install $(PIP_FLAGS) pip==$(PIP_VERSION)
+	$(EVALUATION)/bin/python -m pip install $(PIP_FLAGS) $(PIP_ARGS) -r requirements/evaluation.txt
 	$(EVALUATION)/bin/python scripts/simulator_python.py
 
 clean:

@@ -32,14 +32,14 @@ class DriverError(RuntimeError):
     """No driver could be had; the message says why, and what to do."""
 
 
-def output(command: list[str], **more: str) -> str:
+def output(command: list[str]) -> str:
     """What a command prints.
 
     Raises:
         DriverError: it cannot be run, or fails; with its last lines.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **more})
+        done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
         raise DriverError(f"{command[0]}: {error.strerror}") from error
     if done.returncode:

@@ -20,7 +20,6 @@ from twinbrain_ros.benchmarks.results import (
     table,
 )
 from twinbrain_ros.benchmarks.trial import TrialKey
-from twinbrain_ros.benchmarks.watching import note_json
 from twinbrain_ros.evaluation.statistics import wilson_interval
 
 PROTOCOL = Protocol(
@@ -126,7 +125,7 @@ def made(path: Path, policy: str, protocol: Protocol = PROTOCOL, wins: int = 12)
         for placement in range(24):
             log.add(trial(task, placement, success=placement < wins))
     values = report(log, list(log.trials), protocol, {})
-    note_json(path, values)
+    path.write_text(json.dumps(values), encoding="utf-8")
     return values
 
 

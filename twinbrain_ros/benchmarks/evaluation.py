@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from twinbrain_ros.benchmarks.players import Player
 from twinbrain_ros.benchmarks.process import WorkerError, WorkerProcess, suite_tasks, worker_command
 from twinbrain_ros.benchmarks.profile import Profile
 from twinbrain_ros.benchmarks.recording import Recorder, RecordingError
-from twinbrain_ros.benchmarks.results import RULES, Protocol, TrialLog, report
+from twinbrain_ros.benchmarks.results import Protocol, TrialLog, report
 from twinbrain_ros.benchmarks.runner import Plan, Runner
 from twinbrain_ros.benchmarks.trial import TrialKey, TrialResult, Watch
-from twinbrain_ros.benchmarks.watching import Album, note_json
+from twinbrain_ros.benchmarks.watching import Album
+from twinbrain_ros.training.state import write_whole
 
 TRIALS_OF_UNLISTED = 24  # where a suite has no list of placements
 
@@ -122,7 +124,9 @@ def evaluate(
         album = Album(out.with_suffix(".strips"), videos, described["control_hz"])
         failed = _play(evaluation, missing, workers, log, album, recorder, first.opens)
     values = report(log, evaluation.trial_keys(), protocol, failed)
-    note_json(out, values)
+    write_whole(
+        out, lambda partial: partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    )
     _sheets(out, evaluation, log, album, values)
     return values
 
@@ -139,12 +143,11 @@ def _play(
     """Plays trials; gives those that could not be played, with the reason."""
     failed: dict[str, str] = {}
     profile = evaluation.profile
-    rule = RULES[profile.success]
     plan = Plan(
         evaluation.limits(), profile.chunks(), profile.votes, evaluation.delay_steps, evaluation.seed,
         profile.stop_at_success, evaluation.kick_m,
     )  # fmt: skip
-    wins = sum(bool(getattr(trial, rule)) for trial in log.trials.values())
+    wins = sum(trial.succeeded(profile.success) for trial in log.trials.values())
     bar = tqdm(total=len(missing) + len(log.trials), initial=len(log.trials), desc="evaluating", unit="trial")
 
     def played(key: TrialKey, outcome: TrialResult | WorkerError) -> None:
@@ -153,7 +156,7 @@ def _play(
             failed[f"{key.task} {key.placement} {key.repeat}"] = str(outcome)
             bar.write(str(outcome))
         else:
-            success = bool(getattr(outcome, rule))
+            success = outcome.succeeded(profile.success)
             wins += success
             if recorder is not None:
                 recorder.keep(outcome, success)
@@ -215,8 +218,7 @@ def _environment(workers: int) -> dict[str, str]:
 def _sheets(
     out: Path, evaluation: Evaluation, log: TrialLog, album: Album, values: Mapping[str, Any]
 ) -> None:
-    rule = RULES[evaluation.profile.success]
-    wins = {key: bool(getattr(trial, rule)) for key, trial in log.trials.items()}
+    wins = {key: trial.succeeded(evaluation.profile.success) for key, trial in log.trials.items()}
     for task, entry in values["tasks"].items():
         trials = sorted((t for t in log.trials.values() if t.task == task), key=lambda trial: trial.key)
         if trials:

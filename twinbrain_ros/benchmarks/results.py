@@ -20,8 +20,6 @@ from twinbrain_ros.evaluation.statistics import percentile, wilson_interval
 
 RESAMPLES = 2000
 FORMAT = 1
-# How the headline's success is judged: `Profile.success`.
-RULES = {"last": "success_last", "any": "success_any", "chunk": "success_chunk"}
 
 
 class ResultsError(ValueError):
@@ -153,7 +151,7 @@ def figures(trials: Iterable[TrialResult], success: str) -> dict[str, Any]:
     placement are alike; None with fewer than two placements.
     """
     trials = list(trials)
-    wins = [bool(getattr(trial, RULES[success])) for trial in trials]
+    wins = [trial.succeeded(success) for trial in trials]
     n, k = len(trials), sum(wins)
     grasps = [trial.grasped for trial in trials if trial.grasped is not None]
     steps = [trial.steps_to_success for trial in trials if trial.steps_to_success is not None]
@@ -265,10 +263,9 @@ def compare_results(values: Mapping[str, Any], other: Path) -> Comparison:
         raise ResultsError(f"{other}: another protocol, so that the rates do not compare: {'; '.join(wrong)}")
     names = (values["policy"], theirs["policy"])
     a, b = names if names[0] != names[1] else (f"{names[0]} (here)", f"{names[1]} ({other.name})")
-    rule = RULES[mine.success]
     here = [TrialResult(**trial) for trial in values["trials"]]
     outcomes = [
-        Outcome(name, f"{t.task}#{t.repeat}", t.placement, bool(getattr(t, rule)))
+        Outcome(name, f"{t.task}#{t.repeat}", t.placement, t.succeeded(mine.success))
         for name, played in ((a, here), (b, trials))
         for t in played
     ]

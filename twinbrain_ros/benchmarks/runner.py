@@ -88,7 +88,6 @@ class Runner:
         self._workers: set[WorkerProcess] = set()
         self._stopping = threading.Event()
         self._errors: list[BaseException] = []
-        self.batches: list[int] = []  # sizes
 
     def run(self, trials: Sequence[TrialKey], workers: int) -> None:
         """Plays them all. What a policy or a missing part raises ends the run and is raised here."""
@@ -120,7 +119,6 @@ class Runner:
         while (first := self._asks.get()) is not None:
             batch = [first, *self._others()]
             chunks = self._player.answer([request.ask for request in batch])
-            self.batches.append(len(batch))
             for request, chunk in zip(batch, chunks, strict=True):
                 request.chunk = chunk
                 request.answered.set()

@@ -60,6 +60,10 @@ class TrialResult:
     def key(self) -> TrialKey:
         return TrialKey(self.task, self.placement, self.repeat)
 
+    def succeeded(self, rule: str) -> bool:
+        """By a profile's rule: last, any or chunk."""
+        return bool(getattr(self, f"success_{rule}"))
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

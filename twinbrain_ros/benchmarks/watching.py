@@ -4,7 +4,6 @@ done."""
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,11 +154,3 @@ def write_sheet(
     figure.figimage(canvas, origin="upper")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=dpi, facecolor=PAPER)
-
-
-def note_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes JSON by way of a file beside it: a reader finds the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
