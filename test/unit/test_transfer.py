@@ -55,6 +55,20 @@ def test_it_fits_the_robot_and_knows_the_words_but_has_to_be_trained(made: Path)
     assert chunk.shape == (16, 7)
 
 
+def test_a_part_of_the_picture_is_seen_as_if_it_were_all(made: Path, tmp_path: Path) -> None:
+    words = ["init", "--brains", "demo", "--robot", "wx250s_bridge", "--pixels", "128x96", "--words", WORDS]
+    cropped = tmp_path / "twin"
+    assert cli.main([*words, "--crop", "0.25,0.5,0.75,1", "--out", str(cropped)]) == 0
+    whole, part = (TwinBrainPolicy.from_pretrained(checkpoint) for checkpoint in (made, cropped))
+    image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    seen = [
+        policy.act({"front": pixels}, WORDS, np.zeros(7), normalized=True)
+        for policy, pixels in ((part, image), (whole, image[240:, 160:480]), (whole, image))
+    ]
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert not np.array_equal(seen[0], seen[2])
+
+
 def test_the_kept_brain_answers_as_before(tmp_path: Path) -> None:
     from twinbrain_ros.brain.generalist import Generalist
     from twinbrain_ros.sim.tabletop import TabletopSim
@@ -95,6 +109,7 @@ def test_the_same_seed_makes_the_same_twin(made: Path, tmp_path: Path) -> None:
         (["--pixels", "100x96"], "pixels: found 100x96, expected multiples of 16"),
         (["--words", " ".join(f"w{i}" for i in range(40))], "words: 40 new ones .* expected at most 28"),
         (["--camera", "wrist"], "--camera: found"),
+        (["--crop", "0.5,0,0.5,1"], "camera front: crop is .*, expected left, top, right, bottom with 0 <="),
     ],
 )
 def test_what_does_not_fit_is_named(

@@ -58,6 +58,7 @@ def transformers_config(values: dict[str, Any]) -> PretrainedConfig:
 class CameraInput:
     """One camera view as the brains see it: its size in pixels; 0 takes the image as it comes.
 
+    crop: the part of the image that they see, left, top, right, bottom as shares of its sides; None: all.
     With `TwinBrainConfig.pixel_limits`, this size is then brought to multiples of patch * merge within these
     limits, as the Qwen processors do; without, both sides must be multiples already.
     """
@@ -65,6 +66,17 @@ class CameraInput:
     name: str
     width: int
     height: int
+    crop: tuple[float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.crop is None:
+            return
+        left, top, right, bottom = self.crop
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise CheckpointError(
+                f"camera {self.name}: crop is {list(self.crop)}, expected left, top, right, bottom with "
+                "0 <= left < right <= 1 and 0 <= top < bottom <= 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -255,7 +267,7 @@ class TwinBrainConfig:
             names = [c.name for c in self.cameras]
             raise CheckpointError(f"views: found {count}, expected {len(names)}: {names}")
         sizes = self.cameras[0]
-        cameras = tuple(CameraInput(f"view_{i}", sizes.width, sizes.height) for i in range(count))
+        cameras = tuple(dataclasses.replace(sizes, name=f"view_{i}") for i in range(count))
         return dataclasses.replace(self, cameras=cameras, left_cameras=tuple(c.name for c in cameras))
 
     def right_vlm_config(self) -> PretrainedConfig:
@@ -288,7 +300,7 @@ class TwinBrainConfig:
             raise CheckpointError(f"config: unknown keys {unknown}, missing keys {missing}")
         data = dict(values)
         try:
-            data["cameras"] = tuple(CameraInput(**c) for c in data["cameras"])
+            data["cameras"] = tuple(CameraInput(**_tuples(c)) for c in data["cameras"])
             data["left_cameras"] = tuple(data["left_cameras"])
             data["state_names"] = tuple(data["state_names"])
             data["action"] = ActionConfig(**{**data["action"], "names": tuple(data["action"]["names"])})
@@ -300,7 +312,9 @@ class TwinBrainConfig:
             for key in ("action_statistics", "state_statistics"):
                 if data.get(key) is not None:
                     data[key] = Normalizer(**_tuples(data[key]))
-        except (TypeError, KeyError) as error:
+        except CheckpointError:
+            raise
+        except (TypeError, KeyError, ValueError) as error:
             raise CheckpointError(f"config: {error}") from error
         return cls(**data)
 

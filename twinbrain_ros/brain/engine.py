@@ -34,10 +34,12 @@ Size = tuple[int, int]  # height and width, pixels
 
 @dataclass(frozen=True)
 class View:
-    """What happens to one camera's image: brought to `steps` [height, width] one after the other."""
+    """What happens to one camera's image: cut to `crop` (left, top, right, bottom), then brought to `steps`
+    [height, width] one after the other. All in pixels."""
 
     name: str
     steps: tuple[Size, ...]
+    crop: tuple[int, int, int, int] | None = None
 
 
 def view_of(
@@ -47,15 +49,23 @@ def view_of(
 
     Raises ValueError if it does not fit the vision tower.
     """
+    crop = None
+    if camera.crop is not None:
+        left, top, right, bottom = camera.crop
+        crop = (round(left * width), round(top * height), round(right * width), round(bottom * height))
+        width, height = crop[2] - crop[0], crop[3] - crop[1]
     first = (camera.height or height, camera.width or width)
     if limits is None:
         layout.grid(*first)
-        return View(camera.name, (first,))
-    return View(camera.name, (first, fitting_size(*first, layout.factor, limits)))
+        return View(camera.name, (first,), crop)
+    return View(camera.name, (first, fitting_size(*first, layout.factor, limits)), crop)
 
 
 def scale(images: Tensor, view: View) -> Tensor:
     """uint8 [N, H, W, 3] as the brains see it."""
+    if view.crop is not None:
+        left, top, right, bottom = view.crop
+        images = images[:, top:bottom, left:right]
     for height, width in view.steps:
         images = resize(images, height, width)
     return images

@@ -7,7 +7,7 @@ reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
 from twinbrain_ros.brain import decoder
-from twinbrain_ros.brain.config import CameraInput
 from twinbrain_ros.brain.decoder import Side
 from twinbrain_ros.brain.engine import scale
 from twinbrain_ros.brain.policy import TwinBrainPolicy
@@ -108,7 +107,7 @@ class Generalist:
             image = self.policy._image({name: image}, name)
             camera = cameras[names[i] if i < len(names) else names[0]]
             if config.pixel_limits is not None:  # the stock processor knows of no camera's size
-                camera = CameraInput(camera.name, 0, 0)
+                camera = replace(camera, width=0, height=0)
             view = self.policy._view(camera, *image.shape[:2])
             # A copy: images in messages are read-only, which torch does not take.
             seen[name] = scale(torch.from_numpy(image[None].copy()).to(self.policy.device), view)

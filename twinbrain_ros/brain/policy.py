@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -91,8 +92,8 @@ class TwinBrainPolicy:
         """Sizes at which the brains see the cameras; one token where it depends on the image."""
         factor = self.model.layout.factor
         sizes = [(c.height or factor, c.width or factor) for c in self.config.cameras]
-        views = [self._view(c, *size) for c, size in zip(self.config.cameras, sizes, strict=True)]
-        return tuple(v.steps[-1] for v in views)
+        whole = [dataclasses.replace(c, crop=None) for c in self.config.cameras]
+        return tuple(self._view(c, *size).steps[-1] for c, size in zip(whole, sizes, strict=True))
 
     # -- prompts
 

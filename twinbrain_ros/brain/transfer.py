@@ -26,6 +26,7 @@ def transfer(
     out: Path,
     *,
     pixels: tuple[int, int] | None = None,
+    crop: tuple[float, float, float, float] | None = None,
     words: Sequence[str] = (),
     seed: int = 0,
 ) -> TwinBrainConfig:
@@ -37,6 +38,7 @@ def transfer(
     Args:
         cameras: of the robot, in order; the left brain sees the first one.
         pixels: width and height at which the brains see them; None: as the source's first camera.
+        crop: the part of the first camera's image that they see (`CameraInput`).
         words: that its word-level tokenizer is to know too.
     Raises:
         CheckpointError: pixels do not make whole image tokens, or there is no room for so many words.
@@ -50,7 +52,9 @@ def transfer(
     config = dataclasses.replace(
         old,
         robot=robot.name,
-        cameras=tuple(CameraInput(name, width, height) for name in cameras),
+        cameras=tuple(
+            CameraInput(name, width, height, None if i else crop) for i, name in enumerate(cameras)
+        ),
         left_cameras=tuple(cameras[:1]),
         state_names=robot.observation.state_names,
         action=ActionConfig(action.space, action.composition, action.names, action.horizon, action.period_s),

@@ -87,7 +87,15 @@ def describe_config(config: TwinBrainConfig) -> dict[str, Any]:
             "bytes": {"float32": 4 * total, "bfloat16": 2 * total},
         },
         "robot": config.robot,
-        "cameras": [{"name": c.name, "width": c.width, "height": c.height} for c in config.cameras],
+        "cameras": [
+            {
+                "name": c.name,
+                "width": c.width,
+                "height": c.height,
+                **({"crop": list(c.crop)} if c.crop else {}),
+            }
+            for c in config.cameras
+        ],
         "left_brain_cameras": list(config.left_cameras),
         "state": list(config.state_names),
         "actions": {
@@ -116,7 +124,8 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The facts as lines for a person."""
     parameters, actions, brain = facts["parameters"], facts["actions"], facts["brain"]
     cameras = ", ".join(
-        f"{c['name']} {c['width']}x{c['height']}" if c["width"] else f"{c['name']} as it comes"
+        (f"{c['name']} {c['width']}x{c['height']}" if c["width"] else f"{c['name']} as it comes")
+        + (f" of its part {c['crop']}" if "crop" in c else "")
         for c in facts["cameras"]
     )
     duration = actions["horizon"] * actions["period_s"]

@@ -36,6 +36,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="with --brains: how large they see the cameras (default: as before)",
     )
     parser.add_argument(
+        "--crop",
+        type=_shares,
+        metavar="L,T,R,B",
+        help="with --brains: the part of the first camera's image that they see, its left, top, right and "
+        "bottom edge as shares of the image's sides (default: all of it)",
+    )
+    parser.add_argument(
         "--words", metavar="TEXT", default="", help="with --brains: words to be known, if they are not yet"
     )
     parser.add_argument(
@@ -103,8 +110,8 @@ def run(args: argparse.Namespace) -> int:
         raise CheckpointError(f"--camera: found {unknown}, robot {robot.name!r} has {known}")
     if args.brains is not None:
         return _transfer(args, robot)
-    if args.pixels or args.words:
-        raise CommandError("--pixels, --words: found with --vlm, expected with --brains")
+    if args.pixels or args.crop or args.words:
+        raise CommandError("--pixels, --crop, --words: found with --vlm, expected with --brains")
     base = load_base(args.vlm)
     action = robot.action
     config = twin_config(
@@ -135,7 +142,7 @@ def _transfer(args: argparse.Namespace, robot: RobotFile) -> int:
 
     cameras = args.camera or [camera.name for camera in robot.cameras]
     words = args.words.split()
-    given = {"pixels": args.pixels, "words": words, "seed": args.seed}
+    given = {"pixels": args.pixels, "crop": args.crop, "words": words, "seed": args.seed}
     return _tell(args, transfer(train_start(args.brains), robot, cameras, args.out, **given))
 
 
@@ -149,3 +156,10 @@ def _tell(args: argparse.Namespace, config: TwinBrainConfig) -> int:
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     return positive_int(width), positive_int(height)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    edges = tuple(float(part) for part in text.split(","))
+    if len(edges) != 4:
+        raise ValueError
+    return edges
