@@ -55,7 +55,7 @@ def standing(horizon: int = 1) -> RulePlayer:
 def plan_for(tasks: Sequence[str], limit: int, **more: Any) -> Plan:
     given: dict[str, Any] = {
         "chunks": ChunkSettings(execution_steps=1), "votes": 1, "delay_steps": 0, "seed": 0,
-        "stop_at_success": False, **more,
+        "stop_after": None, **more,
     }  # fmt: skip
     return Plan(dict.fromkeys(tasks, limit), **given)
 

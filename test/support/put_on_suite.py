@@ -26,6 +26,11 @@ MARKER = "TWINBRAIN_TEST_MARKER"
 THING, MAT = np.array([0.08, 0.03, 0.03]), np.array([0.10, 0.10, 0.004])
 
 
+def pixel(position: np.ndarray) -> np.ndarray:
+    """Where the camera, which looks straight down, sees a place: across and down [pixels]."""
+    return np.array([32.0 - 100.0 * position[1], 100.0 * position[0]])
+
+
 class PutOn:
     """The thing is carried while the closed gripper is around it, and falls straight down when it is let
     go."""
@@ -59,7 +64,8 @@ class PutOn:
         move = np.asarray(action["translation"])
         self.position = self.position + move
         self.rotation = np.asarray(action["rotation"]) @ self.rotation
-        self.opening = min(max(self.opening + (0.4 if action["gripper"] > 0.5 else -0.4), 0.5), 1.0)
+        least = 0.5 if self._near() else 0.0  # between the fingers there is the thing, or nothing
+        self.opening = min(max(self.opening + (0.4 if action["gripper"] > 0.5 else -0.4), least), 1.0)
         if held:
             self.thing = self.thing + move
         else:
@@ -103,6 +109,7 @@ class PutOn:
             "truth": {
                 "source_position": self.thing, "source_rotation": np.eye(3), "source_size": THING,
                 "target_position": self.mat, "target_rotation": np.eye(3), "target_size": MAT,
+                "source_pixel": pixel(self.thing), "target_pixel": pixel(self.mat),
             },
         }  # fmt: skip
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from benchmark_fixtures import RulePlayer, standing, suite_command
+from put_on_suite import pixel
 
 from twinbrain_ros import cli
 from twinbrain_ros.benchmarks import evaluation as module
@@ -24,10 +25,13 @@ from twinbrain_ros.benchmarks.process import WorkerMissing, interpreter
 from twinbrain_ros.benchmarks.profile import load_profile
 from twinbrain_ros.benchmarks.recording import Recorder, RecordingError
 from twinbrain_ros.benchmarks.results import ResultsError
+from twinbrain_ros.brain.config import CameraInput
+from twinbrain_ros.brain.preprocess import PatchLayout
 from twinbrain_ros.data.dataset_file import load_dataset_file
 from twinbrain_ros.data.robot_dataset import DatasetChoice, RobotDataset
 from twinbrain_ros.demo.checks import check_benchmarks, check_suite
 from twinbrain_ros.robot.robot_file import load_robot
+from twinbrain_ros.training.mixture import MixtureEntry, MixtureSource
 
 TASK = worker.Task("calm", "", 45, 0)
 
@@ -112,20 +116,51 @@ def test_trials_that_could_not_be_played_are_told_and_the_rest_is_kept(
 
 
 def test_what_the_expert_did_becomes_a_dataset_that_training_reads(small_suite: None, tmp_path: Path) -> None:
-    values = evaluate(expert_plan(trials=3), tmp_path / "r.json", 2, dataset=tmp_path / "data")
+    plan = expert_plan(trials=3, stop_after=5)
+    values = evaluate(plan, tmp_path / "r.json", 2, dataset=tmp_path / "data")
     assert values["k"] == 3 and not (tmp_path / "data.partial").exists()
     choice = DatasetChoice(tmp_path / "data", load_dataset_file("benchmark"))
     dataset = RobotDataset(choice, load_robot("wx250s_bridge"), ("front",))
     rows = dataset.rows(False)
     # Of each episode: until shortly after its success.
-    assert len(rows) == sum(trial["steps_to_success"] + 5 for trial in values["trials"])
+    ends = [trial["steps_to_success"] + 5 for trial in values["trials"]]
+    assert len(rows) == sum(ends) and [trial["steps"] for trial in values["trials"]] == ends
+    assert values["protocol"].endswith("/stop=5")
     assert dataset.instruction(0) == "put the thing on the mat"
     # The tool of the small suite goes exactly where it is told: the next state is the state and the action.
     states, (chunks, _) = dataset.states, dataset.labels.chunks(np.arange(2), 16)
     np.testing.assert_allclose(states[1, :3], states[0, :3] + chunks[0, 0, :3], atol=1e-5)
     np.testing.assert_allclose(chunks[0, 1:], chunks[1, :-1], atol=1e-6)
-    episode, frame = dataset.place(20)
-    assert (episode, frame) != (0, 20) and abs(int(dataset.image("front", 20)[24, 32, 0]) - frame) <= 2
+    episode, frame = dataset.place(30)
+    assert (episode, frame) != (0, 30) and abs(int(dataset.image("front", 30)[24, 32, 0]) - frame) <= 2
+
+
+def test_a_recording_tells_where_things_are_and_training_reads_it(small_suite: None, tmp_path: Path) -> None:
+    evaluate(expert_plan(trials=2), tmp_path / "r.json", 1, dataset=tmp_path / "data")
+    robot = load_robot("wx250s_bridge")
+    # The lower right quarter of the picture, of which the brains see 2 x 2 tokens of 16 pixels.
+    camera = CameraInput("front", 32, 32, (0.5, 0.5, 1.0, 1.0))
+    entry = MixtureEntry(str(tmp_path / "data"), 1.0, "benchmark")
+    source = MixtureSource([entry], robot, [camera], 16, layout=PatchLayout(8, 2, 1))
+    batch = source.batch(0, 0, 40)
+    assert batch.grounding is not None and batch.images["front"].shape == (40, 32, 32, 3)
+    dataset, seen = source.datasets[0], 0
+    cells, offsets = batch.grounding.cells["front"], batch.grounding.offsets["front"]
+    for i in range(40):
+        row = int(np.argmin(np.abs(dataset.states - batch.state[i].numpy()).sum(1)))
+        for k, (u, v, *place, yaw) in enumerate(dataset.things(np.array([row]))[0]):
+            np.testing.assert_allclose([64 * u, 48 * v], pixel(np.array(place)), atol=1e-3)
+            across, down = (64 * u - 32) * 32 / 32, (48 * v - 24) * 32 / 24
+            inside = 0 <= across < 32 and 0 <= down < 32
+            seen += inside
+            assert cells[i, k] == (int(down // 16) * 2 + int(across // 16) if inside else -1)
+            if inside:
+                np.testing.assert_allclose(offsets[i, k], [across % 16 / 16, down % 16 / 16], atol=1e-4)
+            away = (np.array(place) - batch.state[i, :3].numpy()) / 0.1
+            turned = 2 * (yaw - float(batch.state[i, 5]))
+            wanted = [*away, np.cos(turned), np.sin(turned)]
+            np.testing.assert_allclose(batch.grounding.aims[i, k], wanted, atol=1e-5)
+    assert 5 < seen < 75
 
 
 def test_a_dataset_that_is_there_is_not_written_over(tmp_path: Path) -> None:

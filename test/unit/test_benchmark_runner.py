@@ -17,7 +17,7 @@ from twinbrain_ros.benchmarks.expert import PutOnExpert
 from twinbrain_ros.benchmarks.players import TOOL_RULE, ExpertPlayer, SuiteMismatch
 from twinbrain_ros.benchmarks.process import WorkerError, WorkerMissing, WorkerProcess
 from twinbrain_ros.benchmarks.runner import Runner
-from twinbrain_ros.benchmarks.trial import Ask, TrialKey, TrialResult, noise_seed, play
+from twinbrain_ros.benchmarks.trial import Ask, Kicks, TrialKey, TrialResult, noise_seed, play
 from twinbrain_ros.control.steps import StepExecutor
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 
@@ -99,8 +99,19 @@ def test_a_trial_counts_success_at_the_last_step_at_any_and_at_the_end_of_chunks
     executor = StepExecutor(ChunkSettings(execution_steps=1), 1)
     result = played_here(spoils, horizon=1, executor=executor, limit=60)
     assert result.success_any and result.success_chunk and result.steps_to_success is not None
-    stopped = played_here(spoils, horizon=1, executor=executor, limit=60, stop_at_success=True)
+    stopped = played_here(spoils, horizon=1, executor=executor, limit=60, stop_after=0)
     assert stopped.success_last and stopped.steps == stopped.steps_to_success == result.steps_to_success
+    later = played_here(spoils, horizon=1, executor=executor, limit=60, stop_after=2)
+    assert later.steps == stopped.steps + 2
+
+
+def test_an_expert_whose_gripper_closed_on_nothing_opens_it_again() -> None:
+    suite, expert = PutOn("calm", 60), PutOnExpert()
+    found = suite.reset(3, 0)
+    beside = found["truth"]["source_position"] + [0.0, 0.025, 0.0]
+    for opening, wanted in ((0.55, 0.0), (0.0, 1.0)):
+        state = {**found["state"], "position": beside, "gripper": np.array([opening])}
+        assert expert.act(state, found["truth"])[0, -1] == wanted
 
 
 def test_a_trial_ends_exactly_at_its_limit_and_every_observation_is_watched() -> None:
@@ -180,6 +191,16 @@ def test_with_real_time_a_policy_is_told_what_it_has_to_agree_with() -> None:
     np.testing.assert_allclose(guide.actions[7, :6], 0.0, atol=1e-9)
 
 
+def test_the_gripper_slips_for_moments_where_there_are_kicks() -> None:
+    held = {"translation": np.zeros(3), "rotation": np.eye(3), "gripper": 0.0}
+    kicks = Kicks(0.02, 0)
+    given = np.array([kicks(held)["gripper"] for _ in range(2000)])
+    begins = np.flatnonzero(np.diff(given) > 0)
+    assert 0.05 < given.mean() < 0.11  # begins in 4 % of steps, and lasts two on average
+    assert 1.5 < given.sum() / len(begins) < 2.5
+    assert Kicks(0.0, 0)(held) is held
+
+
 def test_kicks_move_the_arm_and_are_not_among_what_is_watched() -> None:
     def run(kick_m: float) -> tuple[list[Any], list[Any]]:
         moves: list[Any] = []
@@ -188,7 +209,7 @@ def test_kicks_move_the_arm_and_are_not_among_what_is_watched() -> None:
         def watch(observation: Mapping[str, Any], action: Mapping[str, Any] | None) -> None:
             places.append(observation["state"]["position"])
             if action is not None:
-                moves.append(action["translation"])
+                moves.append((action["translation"], action["gripper"]))
 
         executor = StepExecutor(ChunkSettings(execution_steps=1), 1)
         rule = standing()
@@ -203,8 +224,9 @@ def test_kicks_move_the_arm_and_are_not_among_what_is_watched() -> None:
         return moves, places
 
     moves, places = run(0.02)
+    assert all(gripper == 1.0 for _, gripper in moves)
     kicked = np.linalg.norm(np.diff(places, axis=0), axis=1) > 1e-6
-    assert 2 <= kicked.sum() <= 15 and not np.any(moves)
+    assert 2 <= kicked.sum() <= 15 and not any(np.any(move) for move, _ in moves)
     assert not np.any(np.diff(run(0.0)[1], axis=0))
     np.testing.assert_array_equal(run(0.02)[1], places)
 

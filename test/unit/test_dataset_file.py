@@ -226,7 +226,7 @@ def test_fractal_fits_only_where_another_robot_is_allowed(tmp_path: Path, robot:
     np.testing.assert_array_equal(actions[0, :, :6], written.action[:3, :6])
 
 
-@pytest.mark.parametrize("name", ["bridge", "fractal"])
+@pytest.mark.parametrize("name", ["bridge", "fractal", "benchmark"])
 def test_shipped_dataset_files_are_sound(name: str) -> None:
     assert load_dataset_file(name).name == name
 
@@ -256,6 +256,7 @@ def test_a_dataset_file_that_is_not_there_is_named_with_those_shipped() -> None:
             r"'state\.gripper\.invert' is 1, expected true",
         ),
         ({"action.dims": ["dx", "dy"]}, r"'action\.dims' is .*expected dx, dy, dz"),
+        ({"things": ["a", 3]}, r"'things' is \['a', 3\], expected"),
         ({"action.turn": "quaternion"}, r"'action\.turn' is 'quaternion', expected one of euler"),
     ],
 )

@@ -358,3 +358,10 @@ def test_frames_just_before_a_takeover_are_left_out_and_counted(
     assert not any("took over" in line for line in source(robot, (roots[1], 1.0)).report())
     with pytest.raises(DatasetError, match=r"before_takeover_s: found -1.0, expected 0 or more"):
         source(robot, (roots[0], 1.0), before_takeover_s=-1.0)
+
+
+def test_where_things_are_is_asked_only_of_datasets_that_tell(
+    robot: RobotFile, roots: tuple[Path, Path]
+) -> None:
+    given = source(robot, (roots[0], 1.0))
+    assert not given.knows_things and given.batch(0, 0, 2).grounding is None

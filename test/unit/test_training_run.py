@@ -70,6 +70,13 @@ def test_a_dataset_without_its_videos_is_refused_by_file(
     assert str(gone.relative_to(broken)) in refused(capsys, tmp_path / "out", data=broken)
 
 
+def test_asking_where_things_are_of_data_that_does_not_tell_is_refused(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, tmp_path / "out", "--set", "losses.grounding_weight=0.5", data=dataset)
+    assert "grounding_weight: found 0.5, expected 0: it takes two `things` in every dataset file" in said
+
+
 def test_no_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "data, datasets: found neither, expected one of them" in refused(capsys, tmp_path / "out")
 

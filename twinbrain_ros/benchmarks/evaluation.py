@@ -34,7 +34,7 @@ class Evaluation:
         trials: per task; None: every placement once.
         first: placement to begin with.
         delay_steps: that every chunk comes late.
-        kick_m: see `trial.play`.
+        kick_m, stop_after: see `trial.play`.
     """
 
     suite: str
@@ -47,6 +47,7 @@ class Evaluation:
     seed: int
     delay_steps: int
     kick_m: float = 0.0
+    stop_after: int | None = None
 
     def limits(self) -> dict[str, int]:
         """Steps by task."""
@@ -86,6 +87,7 @@ class Evaluation:
             success=self.profile.success,
             assets=described.get("assets", ""),
             kick_m=self.kick_m,
+            stop_after=self.stop_after,
         )
 
 
@@ -145,7 +147,7 @@ def _play(
     profile = evaluation.profile
     plan = Plan(
         evaluation.limits(), profile.chunks(), profile.votes, evaluation.delay_steps, evaluation.seed,
-        profile.stop_at_success, evaluation.kick_m,
+        evaluation.stop_after, evaluation.kick_m,
     )  # fmt: skip
     wins = sum(trial.succeeded(profile.success) for trial in log.trials.values())
     bar = tqdm(total=len(missing) + len(log.trials), initial=len(log.trials), desc="evaluating", unit="trial")

@@ -57,7 +57,7 @@ class PutOnExpert:
         now = math.atan2(rotation[1, 2], rotation[0, 2])
         to_target = target[:2] - source[:2]
         away = float(np.hypot(*to_target))
-        yaw, width = _across(truth["source_rotation"], truth["source_size"], now)
+        yaw, width = grasp_yaw(truth["source_rotation"], truth["source_size"], now)
         closed_on = (width / 2 + _PAD_OFFSET_M - _CLOSED_M) / _TRAVEL_FINGER_M
         beside = position - source
         near = np.hypot(beside[0], beside[1]) < _HELD_WITHIN_M and abs(beside[2]) < _HELD_WITHIN_M
@@ -65,7 +65,7 @@ class PutOnExpert:
             # It is where it belongs: let go, then leave upwards.
             up = position[2] if near and opening < 0.85 else _TRAVEL_M + top
             return np.array([*position[:2], up]), now, 1.0
-        if near and opening < closed_on + 0.15:
+        if near and 0.3 * closed_on < opening < closed_on + 0.15:
             hang = position[2] - (source[2] - half[2])
             low = top + _RELEASE_GAP_M + hang
             height = _funnel(max(away - _PLACED_M / 2, 0.0), low, top + 0.06 + hang)
@@ -88,7 +88,7 @@ def _extents(rotation: Array, size: Array) -> Array:
     return np.asarray(np.abs(rotation) @ size)
 
 
-def _across(rotation: Array, size: Array, now: float) -> tuple[float, float]:
+def grasp_yaw(rotation: Array, size: Array, now: float) -> tuple[float, float]:
     """Yaw [rad] at which the fingers close on the object's narrowest upright side, nearest to `now`; its
     width."""
     best: tuple[float, float, float] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinbrain_ros.benchmarks.expert import grasp_yaw
 from twinbrain_ros.benchmarks.trial import TrialKey, TrialResult, Watch
 from twinbrain_ros.data.dataset_video import Channels, VideoWriter, feature
 from twinbrain_ros.data.dataset_writer import EpisodeTable, video_file, write_tables
@@ -17,8 +18,11 @@ from twinbrain_ros.robot.actions import matrix_to_euler, tool_state
 
 STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
 STATE_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+# What a suite tells of the thing that is to be moved and of where it belongs, as `DatasetFile.things` has it;
+# the yaw is that at which a gripper closes on its narrow side.
+THINGS, THING_NAMES = ("source", "target"), ["u", "v", "x", "y", "z", "yaw"]
 ACTION_NAMES = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"]
-# A trial goes on to its limit; what the arm does after this many steps of success is standing around.
+# What the arm does after this many steps of success is standing around.
 KEPT_AFTER_SUCCESS = 5
 
 
@@ -29,8 +33,8 @@ class RecordingError(ValueError):
 class Recorder:
     """Writes OUT when it is closed; until then, and after a kill, there is OUT.partial alone.
 
-    Frames as `config/datasets/benchmark.yaml` reads them: the tool's state, and tool deltas on the target as
-    they were commanded.
+    Frames as `config/datasets/benchmark.yaml` reads them: the tool's state, tool deltas on the target as they
+    were commanded, and where things are.
 
     Args:
         described: of the suite (`Adapter.describe`); its first camera is recorded.
@@ -49,7 +53,7 @@ class Recorder:
         shutil.rmtree(self._partial, ignore_errors=True)
         self._fps = round(described["control_hz"])
         self._camera, (self._height, self._width) = next(iter(described["cameras"].items()))
-        self._frames: dict[TrialKey, list[tuple[NDArray[Any], NDArray[Any], NDArray[np.uint8]]]] = {}
+        self._frames: dict[TrialKey, list[tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]]] = {}
         self._episodes: list[EpisodeTable] = []
 
     def begin(self, key: TrialKey) -> Watch:
@@ -62,9 +66,19 @@ class Recorder:
             state, turn = observation["state"], matrix_to_euler(np.asarray(action["rotation"]))
             row = np.concatenate([action["translation"], turn, [action["gripper"]]])
             now = tool_state(state["position"], state["rotation"], float(state["gripper"][0]))
-            frames.append((now, row, np.asarray(observation["images"][self._camera])))
+            numbers = {STATE: now, ACTION: row, **self._things(observation["truth"], now[5])}
+            frames.append((numbers, np.asarray(observation["images"][self._camera])))
 
         return record
+
+    def _things(self, truth: Mapping[str, Any], yaw: float) -> dict[str, NDArray[Any]]:
+        """Columns of a frame; none where the suite does not tell. yaw: of the tool [rad]."""
+        found = {}
+        for name in THINGS if f"{THINGS[0]}_pixel" in truth else ():
+            seen = truth[f"{name}_pixel"] / [self._width, self._height]
+            turned, _ = grasp_yaw(truth[f"{name}_rotation"], truth[f"{name}_size"], yaw)
+            found[f"things.{name}"] = np.concatenate([seen, truth[f"{name}_position"], [turned]])
+        return found
 
     def keep(self, result: TrialResult, success: bool) -> None:
         """A trial is over: an episode if it was a success, nothing else."""
@@ -75,13 +89,13 @@ class Recorder:
         key, number = IMAGES + self._camera, len(self._episodes)
         video = VideoWriter(video_file(self._partial, key, number), self._width, self._height, self._fps)
         channels = Channels()
-        for _, _, image in frames:
+        for _, image in frames:
             video.add(image)
             channels.add(image)
         video.close()
         columns = {
-            STATE: np.stack([state for state, _, _ in frames]).astype(np.float32),
-            ACTION: np.stack([action for _, action, _ in frames]).astype(np.float32),
+            name: np.stack([numbers[name] for numbers, _ in frames]).astype(np.float32)
+            for name in frames[0][0]
         }
         notes = {"benchmark/task": result.task, "benchmark/placement": result.placement}
         words = [result.instruction] * len(frames)
@@ -91,10 +105,11 @@ class Recorder:
         """Writes the tables. Raises RecordingError if no trial was a success."""
         if not self._episodes:
             raise RecordingError("--record: no trial was a success, so that there is nothing to write")
-        features = {
-            STATE: {"dtype": "float32", "shape": [7], "names": STATE_NAMES},
-            ACTION: {"dtype": "float32", "shape": [7], "names": ACTION_NAMES},
-            IMAGES + self._camera: feature(self._width, self._height, self._fps),
+        names = {STATE: STATE_NAMES, ACTION: ACTION_NAMES}
+        features: dict[str, Any] = {
+            name: {"dtype": "float32", "shape": [values.shape[1]], "names": names.get(name, THING_NAMES)}
+            for name, values in self._episodes[0].columns.items()
         }
+        features[IMAGES + self._camera] = feature(self._width, self._height, self._fps)
         write_tables(self._partial, self._episodes, features, self._fps, "widowx")
         self._partial.rename(self._out)

@@ -31,7 +31,8 @@ class Protocol:
     """Everything that a success rate depends on beside the policy. Rates of other protocols do not compare.
 
     limits: steps by task. placements: how many, from first_placement on; trials: per task. delay_steps,
-    kick_m: injected. assets: "published", "standin" where meshes were replaced, or "" where none are wanted.
+    kick_m: injected. stop_after: steps after the first success at which a trial ends, None: at its limit.
+    assets: "published", "standin" where meshes were replaced, or "" where none are wanted.
     """
 
     suite: str
@@ -48,6 +49,7 @@ class Protocol:
     success: str
     assets: str
     kick_m: float = 0.0
+    stop_after: int | None = None
 
     def __str__(self) -> str:
         limits = "+".join(str(steps) for steps in dict.fromkeys(self.limits.values()))
@@ -60,6 +62,7 @@ class Protocol:
         ]  # fmt: skip
         parts += [f"assets={self.assets}"] if self.assets else []
         parts += [f"kicks={self.kick_m:g}m"] if self.kick_m else []
+        parts += [] if self.stop_after is None else [f"stop={self.stop_after}"]
         return "/".join(parts)
 
     def to_json(self) -> dict[str, Any]:

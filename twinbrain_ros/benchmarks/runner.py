@@ -34,8 +34,8 @@ class Plan:
 
     Attributes:
         limits: steps by task.
+        stop_after, kick_m: see `trial.play`.
         chunks, votes, delay_steps: of the executor.
-        kick_m: see `trial.play`.
     """
 
     limits: Mapping[str, int]
@@ -43,7 +43,7 @@ class Plan:
     votes: int
     delay_steps: int
     seed: int
-    stop_at_success: bool
+    stop_after: int | None
     kick_m: float = 0.0
 
 
@@ -217,7 +217,7 @@ class Runner:
                 return play(
                     worker, key, executor, self._player.codec, self._ask,
                     limit=self._plan.limits[key.task], horizon=self._player.horizon, seed=self._plan.seed,
-                    stop_at_success=self._plan.stop_at_success, reruns=attempt, watch=watch,
+                    stop_after=self._plan.stop_after, reruns=attempt, watch=watch,
                     kick_m=self._plan.kick_m,
                 )  # fmt: skip
         finally:

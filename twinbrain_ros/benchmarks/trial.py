@@ -86,8 +86,33 @@ class Simulator(Protocol):
 
 
 KICK_SHARE = 0.12  # of a trial's actions
+# Wrong commands of the gripper: how often one begins, and how often one is over after a step.
+SLIP_SHARE, SLIP_END = 0.04, 0.5
 
 Watch = Callable[[Mapping[str, Any], Mapping[str, Any] | None], object]
+
+
+class Kicks:
+    """What disturbs a trial: random moves added to some actions, and now and then the wrong command of the
+    gripper for a moment, which closes it on nothing or drops what it holds.
+
+    kick_m: deviation of the moves [m], 0: nothing is disturbed.
+    """
+
+    def __init__(self, kick_m: float, seed: int) -> None:
+        self._kick_m, self._random = kick_m, np.random.default_rng(seed)
+        self._slips = False
+
+    def __call__(self, action: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._kick_m:
+            return action
+        if self._random.random() < KICK_SHARE:
+            action = {
+                **action,
+                "translation": action["translation"] + self._random.normal(0.0, self._kick_m, 3),
+            }
+        self._slips = self._random.random() < (1.0 - SLIP_END if self._slips else SLIP_SHARE)
+        return {**action, "gripper": 1.0 - action["gripper"]} if self._slips else action
 
 
 def noise_seed(key: TrialKey, seed: int, step: int) -> int:
@@ -105,7 +130,7 @@ def play(
     limit: int,
     horizon: int,
     seed: int = 0,
-    stop_at_success: bool = False,
+    stop_after: int | None = None,
     reruns: int = 0,
     watch: Watch = lambda observation, action: None,
     kick_m: float = 0.0,
@@ -115,14 +140,15 @@ def play(
     Args:
         limit: steps.
         horizon: of the policy's chunks.
+        stop_after: steps after the first success at which the trial ends; None: at its limit.
         watch: is given every observation with the action that answers it, and the last one with None.
-        kick_m: deviation of random moves that are added to every tenth action or so, unseen by `watch`: how
-            an expert comes to show what to do off its way (DART, arXiv 1703.09327). 0: none.
+        kick_m: of `Kicks`, unseen by `watch`: how an expert comes to show what to do off its way (DART,
+            arXiv 1703.09327).
     """
     executor.reset()
     clock = time.perf_counter
     observation = simulator.reset(key.placement, seed + key.repeat)
-    kicks = np.random.default_rng(noise_seed(key, seed, 0))
+    kicks = Kicks(kick_m, noise_seed(key, seed, 0))
     gripper = 1.0
     chunks = steps = 0
     simulator_s = all_s = policy_s = 0.0
@@ -142,10 +168,8 @@ def play(
         action = codec.hold(state) if row is None else codec.action(row, state)
         gripper = action.setdefault("gripper", gripper)
         watch(observation, action)
-        if kick_m and kicks.random() < KICK_SHARE:
-            action = {**action, "translation": action["translation"] + kicks.normal(0.0, kick_m, 3)}
         began = clock()
-        observation, info = simulator.act(action)
+        observation, info = simulator.act(kicks(action))
         all_s += clock() - began
         simulator_s += float(info.get("seconds", 0.0))
         steps += 1
@@ -154,7 +178,7 @@ def play(
             first = steps
         if "grasped" in info:
             grasped = bool(grasped) or bool(info["grasped"])
-        if last and stop_at_success:
+        if stop_after is not None and first is not None and steps >= first + stop_after:
             break
     watch(observation, None)
     return TrialResult(

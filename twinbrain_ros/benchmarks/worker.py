@@ -79,7 +79,9 @@ SUITES: dict[str, dict[str, Task]] = {
     "libero": _libero(),
 }
 EXTRA = ("pick_cube",)
-SCATTER_M = 0.04  # how far demonstrations move objects from a placement of the benchmark
+# How far demonstrations move and turn objects from a placement of the benchmark.
+SCATTER_M, SCATTER_RAD = 0.04, 0.6
+APART_M = 0.10  # and how far from each other they then are at least, or some would begin as successes
 
 
 class Missing(Exception):
@@ -152,6 +154,13 @@ def _pose(values: Any) -> tuple[Array, Array]:
     """Position and rotation of xyz + wxyz [7]."""
     flat = np.asarray(values, dtype=np.float64).reshape(-1)
     return flat[:3], quaternion_to_matrix(flat[3:7])
+
+
+def _pixel(camera: dict[str, Any], position: Array) -> Array:
+    """Where a camera, as ManiSkill3 tells it, sees a point of the world [2]: across and down in pixels."""
+    inside, outside = (np.asarray(camera[key][0]) for key in ("intrinsic_cv", "extrinsic_cv"))
+    seen = inside @ (outside @ np.append(position, 1.0))
+    return np.asarray(seen[:2] / seen[2], dtype=np.float64)
 
 
 def _quaternion_product(a: Array, b: Array) -> Array:
@@ -260,13 +269,20 @@ class ManiSkill3:
     def _scatter(self, placement: int) -> None:
         """Beyond the benchmark's placements: objects moved about and turned, for demonstrations."""
         random = np.random.default_rng(placement)
-        for actor in self.inner.objs.values():
-            position, rotation = actor.pose.p[0].numpy(), actor.pose.q[0].numpy()
-            move = np.array([*random.uniform(-SCATTER_M, SCATTER_M, 2), 0.002])
-            half = random.uniform(-np.pi, np.pi) / 2
-            turned = _quaternion_product(np.array([np.cos(half), 0.0, 0.0, np.sin(half)]), rotation)
-            pose = self.torch.tensor(np.concatenate([position + move, turned]), dtype=self.torch.float32)
-            actor.set_pose(type(actor.pose).create(pose[None]))
+        actors = list(self.inner.objs.values())
+        starts = np.array([actor.pose.p[0].numpy() for actor in actors])
+        while True:
+            moves = random.uniform(-SCATTER_M, SCATTER_M, (len(actors), 2))
+            places = starts[:, :2] + moves
+            apart = [np.hypot(*(a - b)) for i, a in enumerate(places) for b in places[:i]]
+            if all(distance >= APART_M for distance in apart):
+                break
+        for actor, start, place in zip(actors, starts, places, strict=True):
+            half = random.uniform(-SCATTER_RAD, SCATTER_RAD) / 2
+            turn = np.array([np.cos(half), 0.0, 0.0, np.sin(half)])
+            turned = _quaternion_product(turn, actor.pose.q[0].numpy())
+            pose = np.concatenate([place, [start[2] + 0.002], turned])
+            actor.set_pose(type(actor.pose).create(self.torch.tensor(pose[None], dtype=self.torch.float32)))
         robot = self.inner.agent.robot
         qpos = robot.get_qpos()
         self.inner._settle(2)
@@ -301,24 +317,27 @@ class ManiSkill3:
             "state": _tool(
                 tool, _widowx_opening(finger) if self.bridge else finger / 0.04, _pose(target.raw_pose)
             ),
-            "truth": self._truth(base),
+            "truth": self._truth(base, observation["sensor_param"][self.camera]),
         }
 
-    def _truth(self, base: tuple[Array, Array]) -> dict[str, Array]:
+    def _truth(self, base: tuple[Array, Array], camera: dict[str, Any]) -> dict[str, Array]:
         inner = self.inner
         if not self.bridge:
-            source, goal = _in_base(base, _pose(inner.cube.pose.raw_pose)), inner.goal_site.pose.raw_pose
-            size = np.full(3, 2 * inner.cube_half_size)
-            found = {"source": source, "target": _in_base(base, _pose(goal))}
-            sizes = {"source": size, "target": np.zeros(3)}
+            poses = {
+                "source": _pose(inner.cube.pose.raw_pose),
+                "target": _pose(inner.goal_site.pose.raw_pose),
+            }
+            sizes = {"source": np.full(3, 2 * inner.cube_half_size), "target": np.zeros(3)}
         else:
             names = {"source": inner.source_obj_name, "target": inner.target_obj_name}
-            found = {k: _in_base(base, _pose(inner.objs[name].pose.raw_pose)) for k, name in names.items()}
+            poses = {k: _pose(inner.objs[name].pose.raw_pose) for k, name in names.items()}
             sizes = {k: inner.episode_model_bbox_sizes[name].numpy() for k, name in names.items()}
+        found = {k: _in_base(base, pose) for k, pose in poses.items()}
         return {
             **{f"{k}_position": pose[0] for k, pose in found.items()},
             **{f"{k}_rotation": pose[1] for k, pose in found.items()},
             **{f"{k}_size": np.asarray(size, dtype=np.float64) for k, size in sizes.items()},
+            **{f"{k}_pixel": _pixel(camera, pose[0]) for k, pose in poses.items()},
         }
 
     def close(self) -> None:

@@ -75,8 +75,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     add("--record", type=Path, metavar="DIR", help="successful trials as a LeRobot dataset to train on")
     add(
         "--kick", type=not_negative_metres, default=0.0, metavar="M",
-        help="deviation of random moves added to some actions, so that an expert shows how to get back "
-        "(default: 0)",
+        help="deviation of random moves added to some actions, with which the gripper slips now and then; "
+        "an expert then shows how to get back (default: 0)",
     )  # fmt: skip
     add("--against", type=Path, metavar="FILE", help="earlier results to compare with")
     return parser
@@ -113,6 +113,7 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     from twinbrain_ros.benchmarks.players import ExpertPlayer, TwinPlayer
     from twinbrain_ros.benchmarks.process import interpreter, suite_tasks
     from twinbrain_ros.benchmarks.profile import DEFAULTS, load_profile
+    from twinbrain_ros.benchmarks.recording import KEPT_AFTER_SUCCESS
     from twinbrain_ros.control.strategies import Strategy
 
     known = suite_tasks(args.suite)
@@ -141,4 +142,5 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     return Evaluation(
         args.suite, tuple(dict.fromkeys(tasks)), player, profile, python, args.trials, args.first, args.seed,
         args.delay_steps, args.kick,
+        KEPT_AFTER_SUCCESS if args.record is not None else 0 if profile.stop_at_success else None,
     )  # fmt: skip

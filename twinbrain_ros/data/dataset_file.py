@@ -30,6 +30,7 @@ TURNS = ("euler", "euler_difference", "axis_angle")
 RATES = ("robot", "native")
 _POSITION = ("x", "y", "z")
 _ROTATIONS = (("roll", "pitch", "yaw"), ("qx", "qy", "qz", "qw"), ("rx", "ry", "rz"))
+THING_DIMS = 6  # u, v, x, y, z, yaw
 _PAD = "pad"  # dimensions whose name starts so are not used
 
 
@@ -97,6 +98,9 @@ class DatasetFile:
     rate: "robot" holds the steps of a chunk to the robot file's period; "native" takes each frame for one
     step.
     cameras: image feature per camera of the robot file; intervention, success: features, None: it has none.
+    things: features of what an instruction names, each u, v, x, y, z, yaw: where its middle is in the first
+    camera's image (0 to 1 across and down) and in the base frame [m], and how it is turned about z [rad], the
+    same after half a turn. Only a simulator tells; brains learn to see by it (`grounding_weight`).
     """
 
     name: str
@@ -110,10 +114,11 @@ class DatasetFile:
     action: ActionMap
     intervention: str | None
     success: str | None
+    things: tuple[str, ...] = ()
 
     def feature_keys(self) -> tuple[str, ...]:
         """Of the numbers, without images."""
-        keys = (self.state_key, self.action.key, self.intervention, self.success)
+        keys = (self.state_key, self.action.key, self.intervention, self.success, *self.things)
         return tuple(dict.fromkeys(k for k in keys if k is not None))
 
 
@@ -139,7 +144,7 @@ def load_dataset_file(name_or_path: str) -> DatasetFile:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: not readable as YAML: {error}") from error
-    keys = ("name", "robot", "fps", "rate", "cameras", "state", "action", "intervention", "success")
+    keys = ("name", "robot", "fps", "rate", "cameras", "state", "action", "intervention", "success", "things")
     top = StrictMapping(document, str(path), keys, error=DatasetError)
     state = top.mapping("state", ("key", "dims", "relative_to", "tool_turn", "gripper"))
     return DatasetFile(
@@ -154,6 +159,7 @@ def load_dataset_file(name_or_path: str) -> DatasetFile:
         action=_action(top),
         intervention=_optional(top, "intervention"),
         success=_optional(top, "success"),
+        things=top.texts("things") if top.raw("things") else (),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from twinbrain_ros.data.chunk_labels import ChunkLabels, tool_states
-from twinbrain_ros.data.dataset_file import DatasetFile, check_fits
+from twinbrain_ros.data.dataset_file import THING_DIMS, DatasetFile, check_fits
 from twinbrain_ros.data.dataset_findings import DatasetError, Findings
 from twinbrain_ros.data.lerobot_frames import BadFrame, FrameReader, Image, VideoSpan, video_span
 from twinbrain_ros.data.lerobot_reader import LeRobotDataset, open_dataset, read_info
@@ -81,6 +81,7 @@ class RobotDataset:
         file, info = self.file, self.tables.info
         wanted = [(file.state_key, len(file.state.dims)), (file.action.key, len(file.action.dims))]
         wanted += [(key, 1) for key in (file.intervention, file.success) if key is not None]
+        wanted += [(key, THING_DIMS) for key in file.things]
         for key, dims in wanted:
             if info.dims(key) != dims:
                 raise DatasetError(
@@ -208,6 +209,10 @@ class RobotDataset:
         if self.file.intervention is None:
             return np.zeros(len(rows), dtype=bool)
         return self.tables.columns[self.file.intervention][rows, 0].astype(bool)
+
+    def things(self, rows: np.ndarray) -> np.ndarray:
+        """[B, things, 6]: where what the instruction names is, as of `DatasetFile.things`."""
+        return np.stack([self.tables.columns[key][rows] for key in self.file.things], axis=1)
 
     def instruction(self, row: int) -> str:
         return self.tables.tasks[int(self.tables.columns["task_index"][row])].strip()

@@ -13,10 +13,10 @@ from twinbrain_ros.brain.config import Normalizer
 
 @dataclass(frozen=True)
 class Grounding:
-    """Where the things that an instruction names are; only the simulator knows.
+    """Where the things that an instruction names are; only a simulator knows.
 
-    cells long [B, things] per camera (-1: out of view); offsets [B, things, 2] in them; aims [B, things, 5]
-    from the tool (`training/dataset.py`).
+    cells long [B, things] per camera of which it is known (-1: out of view); offsets [B, things, 2] in them;
+    aims [B, things, 5] from the tool (`training/dataset.py`).
     """
 
     cells: dict[str, Tensor]

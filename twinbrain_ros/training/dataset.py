@@ -18,7 +18,7 @@ from twinbrain_ros.training.demonstrations import decode_goal
 # Each frame of a batch is trained with two goals, so that its images are looked at once for both: the one
 # that was pursued, whose states the policy will meet, and another pick or put, so that the words matter.
 GOALS_PER_FRAME = 2
-AIM_VALUES = 5  # what `Demonstrations.batch` tells of where a thing is from the tool
+AIM_VALUES = 5  # what `aims` tells of where a thing is from the tool
 _AIM_UNIT_M = 0.1
 
 
@@ -70,17 +70,13 @@ class Demonstrations:
     def _aims(self, rows: np.ndarray, things: np.ndarray) -> Tensor:
         """Where named things are from the tool, [B, things, 5], whether in view or not; 0 for no plate.
 
-        x, y, z in the base frame [0.1 m], then cosine and sine of four times the angle by which a block
-        is turned against the tool, which looks the same after every quarter turn.
+        A block looks the same after every quarter turn.
         """
         index = np.maximum(things, 0)
-        state = self.arrays["state"][rows][:, None]
         positions = np.take_along_axis(self.arrays["positions"][rows], index[..., None], axis=1)
         yaws = np.take_along_axis(self.arrays["yaws"][rows], index, axis=1)
-        away = (positions - state[..., :3]) / _AIM_UNIT_M
-        turned = 4.0 * (yaws - state[..., 5])
-        aims = np.concatenate([away, np.cos(turned)[..., None], np.sin(turned)[..., None]], axis=-1)
-        return torch.from_numpy(np.where((things >= 0)[..., None], aims, 0.0).astype(np.float32))
+        found = aims(positions, yaws, self.arrays["state"][rows], 4)
+        return torch.from_numpy(np.where((things >= 0)[..., None], found, np.float32(0)))
 
     def _things(self, rows: np.ndarray, goals: np.ndarray) -> np.ndarray:
         """Indices [B, 2] of the named block and the named plate among the objects, -1 for no plate."""
@@ -94,6 +90,23 @@ class Demonstrations:
 def _normalizer(values: np.ndarray) -> Normalizer:
     std = np.maximum(values.std(axis=0), LEAST_STD)
     return Normalizer(tuple(map(float, values.mean(axis=0))), tuple(map(float, std)))
+
+
+def aims(positions: np.ndarray, yaws: np.ndarray, states: np.ndarray, alike: int) -> np.ndarray:
+    """Where things are from the tool, float32 [B, things, 5]: x, y, z in the base frame [0.1 m], then cosine
+    and sine of `alike` times the angle by which a thing is turned against the tool: it looks the same that
+    often in a turn.
+
+    positions [B, things, 3] in the base frame [m], yaws [B, things] [rad], states [B, 7] of the tool.
+    """
+    away = (positions - states[:, None, :3]) / _AIM_UNIT_M
+    turned = alike * (yaws - states[:, None, 5])
+    return np.concatenate(
+        [away, np.cos(turned)[..., None], np.sin(turned)[..., None]],
+        axis=-1,
+        dtype=np.float32,
+        casting="same_kind",
+    )
 
 
 def cells_and_offsets(

@@ -30,7 +30,8 @@ from twinbrain_ros.data.statistics import (
     to_json,
 )
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.training.batch import PolicyBatch
+from twinbrain_ros.training.batch import Grounding, PolicyBatch
+from twinbrain_ros.training.dataset import aims, cells_and_offsets
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ MIXTURE = "mixture"  # key of a mixture's own statistics
 BAD_FRAME_SHARE = 0.01
 BAD_FRAMES_ALLOWED = 8
 _TRIES = 20
+NAMED_THINGS = 2  # of which a batch tells: what is to be moved, and where to
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,13 @@ class MixtureSource:
 
     # -- batches
 
+    @property
+    def knows_things(self) -> bool:
+        """Whether it tells where named things are: every dataset must, and the view have a fixed size."""
+        counts = {len(dataset.file.things) for dataset in self.datasets}
+        sized = self._layout is not None and self._limits is None and self.cameras[0].width > 0
+        return sized and counts == {NAMED_THINGS}
+
     def held_out(self) -> MixtureSource | None:
         """The same, drawn from the episodes that were held out; None where there are none."""
         if not self.options.held_out_episodes:
@@ -309,7 +318,22 @@ class MixtureSource:
             torch.from_numpy(known),
             torch.from_numpy(weights),
             np.array(keys, dtype=np.int64),
+            self._grounding(which, rows, states) if self.knows_things else None,
         )
+
+    def _grounding(self, which: np.ndarray, rows: np.ndarray, states: np.ndarray) -> Grounding:
+        """Where the named things are, in the first camera's view as the brains have it."""
+        assert self._layout is not None
+        pairs = zip(which, rows, strict=True)
+        things = np.concatenate([self.datasets[i].things(row[None]) for i, row in pairs])
+        camera = self.cameras[0]
+        left, top, right, bottom = camera.crop or (0.0, 0.0, 1.0, 1.0)
+        shares = (things[..., :2] - [left, top]) / [right - left, bottom - top]
+        number = np.arange(things.shape[1])[None].repeat(len(rows), axis=0)
+        pixels = shares * [camera.width, camera.height]
+        cells, offsets = cells_and_offsets(pixels, number, camera, self._layout.factor)
+        aimed = aims(things[..., 2:5], things[..., 5], states, 2)
+        return Grounding({camera.name: cells}, {camera.name: offsets}, torch.from_numpy(aimed))
 
     def _seen(self, camera: CameraInput, images: list[Image]) -> Tensor:
         """uint8 [B, H, W, 3] as the brains see them; those of one size are scaled together."""

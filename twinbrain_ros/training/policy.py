@@ -152,14 +152,16 @@ class PolicyTrainer:
         """Each camera's image tokens are asked where the named things are."""
         policy, start = self.policy, 0
         total = torch.zeros((), device=hidden.device)
-        for camera in policy.config.cameras:
+        for camera in policy.config.cameras:  # all, or the first alone
             count = policy.model.layout.tokens(camera.height, camera.width)
             index = right.image_slots[:, start : start + count, None].expand(-1, -1, hidden.shape[-1])
+            start += count
+            if camera.name not in truth.cells:
+                continue
             seen = truth.cells[camera.name], truth.offsets[camera.name], truth.aims
             total = total + self.heads[camera.name](
                 hidden.gather(1, index), *(t.to(hidden.device) for t in seen)
             )
-            start += count
         return total
 
 

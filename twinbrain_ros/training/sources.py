@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twinbrain_ros.brain.policy import TwinBrainPolicy
+from twinbrain_ros.data.dataset_findings import DatasetError
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.training.batch import Source
 from twinbrain_ros.training.config import TrainConfig
@@ -24,7 +25,7 @@ def from_datasets(config: TrainConfig, robot: RobotFile, policy: TwinBrainPolicy
     """
     policy.check_robot(robot, to_act=False)
     own = policy.config
-    return MixtureSource(
+    source = MixtureSource(
         config.datasets,
         robot,
         own.cameras,
@@ -34,6 +35,13 @@ def from_datasets(config: TrainConfig, robot: RobotFile, policy: TwinBrainPolicy
         policy.model.layout,
         own.pixel_limits,
     )
+    weight = config.losses.grounding_weight
+    if weight and not source.knows_things:
+        raise DatasetError(
+            f"grounding_weight: found {weight:g}, expected 0: it takes two `things` in every dataset file, "
+            "which only simulators tell, and a view of a fixed size"
+        )
+    return source
 
 
 def keeps_units(policy: TwinBrainPolicy, config: TrainConfig) -> bool:
