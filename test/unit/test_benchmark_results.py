@@ -158,6 +158,17 @@ def test_results_of_another_protocol_are_refused_and_the_difference_is_named(tmp
         compare_results(values, tmp_path / "old.json")
 
 
+def test_what_is_to_be_compared_may_differ_and_is_told(tmp_path: Path) -> None:
+    late = dataclasses.replace(PROTOCOL, execution="open_loop:4", delay_steps=2)
+    made(tmp_path / "old.json", "twin@1", late, wins=6)
+    values = made(tmp_path / "new.json", "twin@1", wins=18)
+    with pytest.raises(ResultsError, match="delay_steps: 0 and 2"):
+        compare_results(values, tmp_path / "old.json", ["execution"])
+    found = compare_results(values, tmp_path / "old.json", ["execution", "delay_steps"])
+    assert found.matched.counts()["n10"] == 24
+    assert found.b == "twin@1, execution open_loop:4, delay_steps 2" != found.a
+
+
 def test_a_file_without_results_is_named(tmp_path: Path) -> None:
     values = made(tmp_path / "new.json", "twin@2")
     with pytest.raises(ResultsError, match=r"none.json: found no results"):

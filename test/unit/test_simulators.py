@@ -158,6 +158,41 @@ def test_the_expert_shows_that_success_is_reachable(simulator: Any) -> None:
         assert result.success_last and result.grasped
 
 
+def test_things_are_drawn_where_they_are_said_to_be_seen(simulator: Any) -> None:
+    _, process = simulator
+    first = process.reset(0, 0)
+    start, image = first["truth"]["source_pixel"], next(iter(first["images"].values())).astype(int)
+    away = image.shape[1] / 16
+    for placement in range(1, 24):
+        other = process.reset(placement, 0)
+        pixel = other["truth"]["source_pixel"]
+        if np.hypot(*(pixel - start)) > away:
+            break
+    else:
+        pytest.skip("the placements of this task lie close together")
+    changed = np.abs(next(iter(other["images"].values())).astype(int) - image).sum(2) > 30
+    for column, row in (start.astype(int), pixel.astype(int)):
+        around = changed[row - 2 : row + 3, column - 2 : column + 3]
+        assert around.mean() > 0.5
+    assert changed.mean() < 0.2
+
+
+def test_scenes_that_are_moved_about_repeat_and_keep_their_things_apart(simulator: Any) -> None:
+    name, process = simulator
+    if name not in WIDOWX:
+        pytest.skip("any number is a placement of this task")
+    starts = []
+    for placement in (1000, 1001, 1002, 1000):
+        truth = process.reset(placement, 0)["truth"]
+        starts.append(truth["source_position"])
+        apart = (truth["source_position"] - truth["target_position"])[:2]
+        assert np.hypot(*apart) > worker.APART_M - 0.02  # they may roll while they settle
+        listed = process.reset(placement % worker.SUITES["simpler-ms3"][name].placements, 0)["truth"]
+        assert 0.001 < np.hypot(*(listed["source_position"] - starts[-1])[:2]) < 1.5 * worker.SCATTER_M + 0.02
+    np.testing.assert_array_equal(starts[0], starts[3])
+    assert np.linalg.norm(starts[0] - starts[1]) > 0.001
+
+
 # Suites of others' interpreters ------------------------------------------------------------------------
 
 # The variable that names the interpreter, and a task to try.

@@ -248,11 +248,13 @@ def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def compare_results(values: Mapping[str, Any], other: Path) -> Comparison:
+def compare_results(values: Mapping[str, Any], other: Path, varying: Sequence[str] = ()) -> Comparison:
     """These results against those of another file, trial by trial.
 
+    Args:
+        varying: fields of the protocol that are compared, such as execution and delay_steps: they may differ.
     Raises:
-        ResultsError: the file cannot be read, or the protocols differ: names every difference.
+        ResultsError: the file cannot be read, or the protocols differ in other fields, which are named.
     """
     try:
         theirs = json.loads(other.read_text(encoding="utf-8"))
@@ -261,10 +263,13 @@ def compare_results(values: Mapping[str, Any], other: Path) -> Comparison:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultsError(f"{other}: found no results of an evaluation: {error}") from error
     mine = Protocol.from_json(values["protocol_fields"])
-    wrong = mine.differences(against, ("trials",))
+    wrong = mine.differences(against, ("trials", *varying))
     if wrong:
         raise ResultsError(f"{other}: another protocol, so that the rates do not compare: {'; '.join(wrong)}")
-    names = (values["policy"], theirs["policy"])
+    names = tuple(
+        ", ".join([str(result["policy"]), *(f"{name} {getattr(protocol, name)}" for name in varying)])
+        for result, protocol in ((values, mine), (theirs, against))
+    )
     a, b = names if names[0] != names[1] else (f"{names[0]} (here)", f"{names[1]} ({other.name})")
     here = [TrialResult(**trial) for trial in values["trials"]]
     outcomes = [

@@ -82,6 +82,7 @@ EXTRA = ("pick_cube",)
 # How far demonstrations move and turn objects from a placement of the benchmark.
 SCATTER_M, SCATTER_RAD = 0.04, 0.6
 APART_M = 0.10  # and how far from each other they then are at least, or some would begin as successes
+SCATTER_TRIES = 1000  # every placement of these tasks has room for it
 
 
 class Missing(Exception):
@@ -271,7 +272,7 @@ class ManiSkill3:
         random = np.random.default_rng(placement)
         actors = list(self.inner.objs.values())
         starts = np.array([actor.pose.p[0].numpy() for actor in actors])
-        while True:
+        for _ in range(SCATTER_TRIES):
             moves = random.uniform(-SCATTER_M, SCATTER_M, (len(actors), 2))
             places = starts[:, :2] + moves
             apart = [np.hypot(*(a - b)) for i, a in enumerate(places) for b in places[:i]]

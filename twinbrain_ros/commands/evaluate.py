@@ -34,6 +34,9 @@ tabletop is the embedded simulator. The other suites run in an interpreter of th
 makes one for simpler-ms3, which is found by itself; else --python names it. What is missing of a
 suite is told by `twinbrain doctor --suite SUITE --python PATH`."""
 
+# Fields of a protocol that one may want to compare; the others make another task of it.
+VARYING = ("profile", "execution", "delay_steps", "seed", "kick_m")
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
@@ -79,6 +82,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "an expert then shows how to get back (default: 0)",
     )  # fmt: skip
     add("--against", type=Path, metavar="FILE", help="earlier results to compare with")
+    add(
+        "--varying", nargs="+", default=[], choices=VARYING, metavar="FIELD",
+        help=f"with --against: what of the protocol is compared, and may differ: {', '.join(VARYING)}",
+    )  # fmt: skip
     return parser
 
 
@@ -96,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         print(f"results: {args.json}")
     if args.against is not None:
-        comparison = compare_results(values, args.against)
+        comparison = compare_results(values, args.against, args.varying)
         print(comparison.sentence(comparison.a, comparison.b))
     for trial, reason in values["not_played"].items():
         print(f"not played: {trial}: {reason}")
