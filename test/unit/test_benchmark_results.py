@@ -166,7 +166,10 @@ def test_what_is_to_be_compared_may_differ_and_is_told(tmp_path: Path) -> None:
         compare_results(values, tmp_path / "old.json", ["execution"])
     found = compare_results(values, tmp_path / "old.json", ["execution", "delay_steps"])
     assert found.matched.counts()["n10"] == 24
-    assert found.b == "twin@1, execution open_loop:4, delay_steps 2" != found.a
+    assert found.b == "execution open_loop:4, delay_steps 2" != found.a
+    other = made(tmp_path / "newest.json", "twin@2", dataclasses.replace(late, delay_steps=1), wins=18)
+    found = compare_results(other, tmp_path / "old.json", ["execution", "delay_steps"])
+    assert (found.a, found.b) == ("twin@2, delay_steps 1", "twin@1, delay_steps 2")
 
 
 def test_a_file_without_results_is_named(tmp_path: Path) -> None:

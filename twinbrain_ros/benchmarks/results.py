@@ -248,6 +248,17 @@ def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _names(
+    policy: str, other: str, mine: Protocol, theirs: Protocol, varying: Sequence[str]
+) -> tuple[str, str]:
+    """What tells two results apart: the policies where they differ, and what varies and differs."""
+    fields = [name for name in varying if getattr(mine, name) != getattr(theirs, name)]
+    if not fields:
+        return policy, other
+    a, b = (", ".join(f"{name} {getattr(protocol, name)}" for name in fields) for protocol in (mine, theirs))
+    return (a, b) if policy == other else (f"{policy}, {a}", f"{other}, {b}")
+
+
 def compare_results(values: Mapping[str, Any], other: Path, varying: Sequence[str] = ()) -> Comparison:
     """These results against those of another file, trial by trial.
 
@@ -266,10 +277,7 @@ def compare_results(values: Mapping[str, Any], other: Path, varying: Sequence[st
     wrong = mine.differences(against, ("trials", *varying))
     if wrong:
         raise ResultsError(f"{other}: another protocol, so that the rates do not compare: {'; '.join(wrong)}")
-    names = tuple(
-        ", ".join([str(result["policy"]), *(f"{name} {getattr(protocol, name)}" for name in varying)])
-        for result, protocol in ((values, mine), (theirs, against))
-    )
+    names = _names(values["policy"], theirs["policy"], mine, against, varying)
     a, b = names if names[0] != names[1] else (f"{names[0]} (here)", f"{names[1]} ({other.name})")
     here = [TrialResult(**trial) for trial in values["trials"]]
     outcomes = [
