@@ -116,8 +116,7 @@ def test_trials_that_could_not_be_played_are_told_and_the_rest_is_kept(
 
 
 def test_what_the_expert_did_becomes_a_dataset_that_training_reads(small_suite: None, tmp_path: Path) -> None:
-    plan = expert_plan(trials=3, stop_after=5)
-    values = evaluate(plan, tmp_path / "r.json", 2, dataset=tmp_path / "data")
+    values = evaluate(expert_plan(trials=3), tmp_path / "r.json", 2, dataset=tmp_path / "data")
     assert values["k"] == 3 and not (tmp_path / "data.partial").exists()
     choice = DatasetChoice(tmp_path / "data", load_dataset_file("benchmark"))
     dataset = RobotDataset(choice, load_robot("wx250s_bridge"), ("front",))

@@ -170,9 +170,8 @@ def test_things_are_drawn_where_they_are_said_to_be_seen(simulator: Any) -> None
             break
     else:
         pytest.skip("the placements of this task lie close together")
-    changed = (
-        np.abs(next(iter(other["images"].values())).astype(int) - image).sum(2) > 8
-    )  # a stand-in is pale
+    moved = next(iter(other["images"].values())).astype(int)
+    changed = np.abs(moved - image).sum(2) > 8  # a stand-in is pale
     for column, row in (start.astype(int), pixel.astype(int)):
         around = changed[row - 2 : row + 3, column - 2 : column + 3]
         assert around.mean() > 0.5

@@ -109,6 +109,10 @@ def test_the_same_seed_makes_the_same_twin(made: Path, tmp_path: Path) -> None:
         (["--pixels", "100x96"], "pixels: found 100x96, expected multiples of 16"),
         (["--words", " ".join(f"w{i}" for i in range(40))], "words: 40 new ones .* expected at most 28"),
         (["--camera", "wrist"], "--camera: found"),
+        (
+            ["--crop", "0.5,0,1"],
+            r"camera front: crop is \[0.5, 0.0, 1.0\], expected left, top, right, bottom",
+        ),
         (["--crop", "0.5,0,0.5,1"], "camera front: crop is .*, expected left, top, right, bottom with 0 <="),
     ],
 )

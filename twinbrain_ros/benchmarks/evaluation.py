@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from twinbrain_ros.benchmarks.players import Player
 from twinbrain_ros.benchmarks.process import WorkerError, WorkerProcess, suite_tasks, worker_command
 from twinbrain_ros.benchmarks.profile import Profile
-from twinbrain_ros.benchmarks.recording import Recorder, RecordingError
+from twinbrain_ros.benchmarks.recording import KEPT_AFTER_SUCCESS, Recorder, RecordingError
 from twinbrain_ros.benchmarks.results import Protocol, TrialLog, report
 from twinbrain_ros.benchmarks.runner import Plan, Runner
 from twinbrain_ros.benchmarks.trial import TrialKey, TrialResult, Watch
@@ -34,7 +34,8 @@ class Evaluation:
         trials: per task; None: every placement once.
         first: placement to begin with.
         delay_steps: that every chunk comes late.
-        kick_m, stop_after: see `trial.play`.
+        kick_m: see `trial.play`.
+        recorded: successful trials become a dataset, so that a trial ends shortly after its success.
     """
 
     suite: str
@@ -47,7 +48,14 @@ class Evaluation:
     seed: int
     delay_steps: int
     kick_m: float = 0.0
-    stop_after: int | None = None
+    recorded: bool = False
+
+    @property
+    def stop_after(self) -> int | None:
+        """See `trial.play`."""
+        if self.recorded:
+            return KEPT_AFTER_SUCCESS
+        return 0 if self.profile.stop_at_success else None
 
     def limits(self) -> dict[str, int]:
         """Steps by task."""
@@ -102,6 +110,7 @@ def evaluate(
     Returns:
         What is written (`results.report`).
     """
+    evaluation = replace(evaluation, recorded=dataset is not None)
     logs = out.with_suffix(".logs")
     environment = _environment(workers)
 

@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 
 from twinbrain_ros.benchmarks.expert import grasp_yaw
 from twinbrain_ros.benchmarks.trial import TrialKey, TrialResult, Watch
+from twinbrain_ros.data.dataset_file import ACTION, IMAGES, STATE, THING_DIMS
 from twinbrain_ros.data.dataset_video import Channels, VideoWriter, feature
 from twinbrain_ros.data.dataset_writer import EpisodeTable, video_file, write_tables
 from twinbrain_ros.robot.actions import matrix_to_euler, tool_state
+from twinbrain_ros.robot.robot_file import EE_DELTA_NAMES, STATE_NAMES
 
-STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
-STATE_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 # What a suite tells of the thing that is to be moved and of where it belongs, as `DatasetFile.things` has it;
 # the yaw is that at which a gripper closes on its narrow side.
-THINGS, THING_NAMES = ("source", "target"), ["u", "v", "x", "y", "z", "yaw"]
-ACTION_NAMES = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"]
+THINGS = ("source", "target")
 # What the arm does after this many steps of success is standing around.
 KEPT_AFTER_SUCCESS = 5
 
@@ -74,7 +73,9 @@ class Recorder:
     def _things(self, truth: Mapping[str, Any], yaw: float) -> dict[str, NDArray[Any]]:
         """Columns of a frame; none where the suite does not tell. yaw: of the tool [rad]."""
         found = {}
-        for name in THINGS if f"{THINGS[0]}_pixel" in truth else ():
+        for name in THINGS:
+            if f"{name}_pixel" not in truth:
+                return {}
             seen = truth[f"{name}_pixel"] / [self._width, self._height]
             turned, _ = grasp_yaw(truth[f"{name}_rotation"], truth[f"{name}_size"], yaw)
             found[f"things.{name}"] = np.concatenate([seen, truth[f"{name}_position"], [turned]])
@@ -85,7 +86,6 @@ class Recorder:
         frames = self._frames.pop(result.key, [])
         if not success or result.steps_to_success is None:
             return
-        frames = frames[: result.steps_to_success + KEPT_AFTER_SUCCESS]
         key, number = IMAGES + self._camera, len(self._episodes)
         video = VideoWriter(video_file(self._partial, key, number), self._width, self._height, self._fps)
         channels = Channels()
@@ -105,10 +105,11 @@ class Recorder:
         """Writes the tables. Raises RecordingError if no trial was a success."""
         if not self._episodes:
             raise RecordingError("--record: no trial was a success, so that there is nothing to write")
-        names = {STATE: STATE_NAMES, ACTION: ACTION_NAMES}
+        columns = self._episodes[0].columns
+        dims = {name: THING_DIMS for name in columns} | {STATE: STATE_NAMES, ACTION: EE_DELTA_NAMES}
         features: dict[str, Any] = {
-            name: {"dtype": "float32", "shape": [values.shape[1]], "names": names.get(name, THING_NAMES)}
-            for name, values in self._episodes[0].columns.items()
+            name: {"dtype": "float32", "shape": [len(names)], "names": list(names)}
+            for name, names in dims.items()
         }
         features[IMAGES + self._camera] = feature(self._width, self._height, self._fps)
         write_tables(self._partial, self._episodes, features, self._fps, "widowx")

@@ -34,8 +34,8 @@ class Plan:
 
     Attributes:
         limits: steps by task.
-        stop_after, kick_m: see `trial.play`.
         chunks, votes, delay_steps: of the executor.
+        stop_after, kick_m: see `trial.play`.
     """
 
     limits: Mapping[str, int]

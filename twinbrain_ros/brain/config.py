@@ -71,8 +71,8 @@ class CameraInput:
     def __post_init__(self) -> None:
         if self.crop is None:
             return
-        left, top, right, bottom = self.crop
-        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        starts, ends = self.crop[:2], self.crop[2:]
+        if len(self.crop) != 4 or not all(0 <= a < b <= 1 for a, b in zip(starts, ends, strict=True)):
             raise CheckpointError(
                 f"camera {self.name}: crop is {list(self.crop)}, expected left, top, right, bottom with "
                 "0 <= left < right <= 1 and 0 <= top < bottom <= 1"
@@ -312,9 +312,7 @@ class TwinBrainConfig:
             for key in ("action_statistics", "state_statistics"):
                 if data.get(key) is not None:
                     data[key] = Normalizer(**_tuples(data[key]))
-        except CheckpointError:
-            raise
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError) as error:
             raise CheckpointError(f"config: {error}") from error
         return cls(**data)
 

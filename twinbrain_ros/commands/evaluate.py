@@ -120,7 +120,6 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     from twinbrain_ros.benchmarks.players import ExpertPlayer, TwinPlayer
     from twinbrain_ros.benchmarks.process import interpreter, suite_tasks
     from twinbrain_ros.benchmarks.profile import DEFAULTS, load_profile
-    from twinbrain_ros.benchmarks.recording import KEPT_AFTER_SUCCESS
     from twinbrain_ros.control.strategies import Strategy
 
     known = suite_tasks(args.suite)
@@ -149,5 +148,4 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     return Evaluation(
         args.suite, tuple(dict.fromkeys(tasks)), player, profile, python, args.trials, args.first, args.seed,
         args.delay_steps, args.kick,
-        KEPT_AFTER_SUCCESS if args.record is not None else 0 if profile.stop_at_success else None,
     )  # fmt: skip

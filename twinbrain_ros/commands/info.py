@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,15 +88,7 @@ def describe_config(config: TwinBrainConfig) -> dict[str, Any]:
             "bytes": {"float32": 4 * total, "bfloat16": 2 * total},
         },
         "robot": config.robot,
-        "cameras": [
-            {
-                "name": c.name,
-                "width": c.width,
-                "height": c.height,
-                **({"crop": list(c.crop)} if c.crop else {}),
-            }
-            for c in config.cameras
-        ],
+        "cameras": [{k: v for k, v in asdict(c).items() if v is not None} for c in config.cameras],
         "left_brain_cameras": list(config.left_cameras),
         "state": list(config.state_names),
         "actions": {
@@ -125,7 +118,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     parameters, actions, brain = facts["parameters"], facts["actions"], facts["brain"]
     cameras = ", ".join(
         (f"{c['name']} {c['width']}x{c['height']}" if c["width"] else f"{c['name']} as it comes")
-        + (f" of its part {c['crop']}" if "crop" in c else "")
+        + (f" of its part {list(c['crop'])}" if "crop" in c else "")
         for c in facts["cameras"]
     )
     duration = actions["horizon"] * actions["period_s"]

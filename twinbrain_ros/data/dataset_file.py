@@ -30,7 +30,7 @@ TURNS = ("euler", "euler_difference", "axis_angle")
 RATES = ("robot", "native")
 _POSITION = ("x", "y", "z")
 _ROTATIONS = (("roll", "pitch", "yaw"), ("qx", "qy", "qz", "qw"), ("rx", "ry", "rz"))
-THING_DIMS = 6  # u, v, x, y, z, yaw
+THING_DIMS = ("u", "v", "x", "y", "z", "yaw")
 _PAD = "pad"  # dimensions whose name starts so are not used
 
 

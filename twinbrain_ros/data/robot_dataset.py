@@ -81,7 +81,7 @@ class RobotDataset:
         file, info = self.file, self.tables.info
         wanted = [(file.state_key, len(file.state.dims)), (file.action.key, len(file.action.dims))]
         wanted += [(key, 1) for key in (file.intervention, file.success) if key is not None]
-        wanted += [(key, THING_DIMS) for key in file.things]
+        wanted += [(key, len(THING_DIMS)) for key in file.things]
         for key, dims in wanted:
             if info.dims(key) != dims:
                 raise DatasetError(

@@ -102,10 +102,7 @@ def aims(positions: np.ndarray, yaws: np.ndarray, states: np.ndarray, alike: int
     away = (positions - states[:, None, :3]) / _AIM_UNIT_M
     turned = alike * (yaws - states[:, None, 5])
     return np.concatenate(
-        [away, np.cos(turned)[..., None], np.sin(turned)[..., None]],
-        axis=-1,
-        dtype=np.float32,
-        casting="same_kind",
+        [away, np.cos(turned)[..., None], np.sin(turned)[..., None]], axis=-1, dtype=np.float32
     )
 
 

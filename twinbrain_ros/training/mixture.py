@@ -17,7 +17,7 @@ from torch import Tensor
 from twinbrain_ros.brain.config import PAD_STATE, CameraInput, Normalizer
 from twinbrain_ros.brain.engine import View, scale, view_of
 from twinbrain_ros.brain.preprocess import PatchLayout
-from twinbrain_ros.data.dataset_file import load_dataset_file, recorded
+from twinbrain_ros.data.dataset_file import THING_DIMS, load_dataset_file, recorded
 from twinbrain_ros.data.dataset_findings import DatasetError
 from twinbrain_ros.data.lerobot_frames import BadFrame, Image
 from twinbrain_ros.data.robot_dataset import DatasetChoice, RobotDataset
@@ -293,10 +293,13 @@ class MixtureSource:
         actions = np.zeros((size, self.horizon, dims), dtype=np.float32)
         known = np.zeros((size, self.horizon), dtype=bool)
         weights = np.ones(size, dtype=np.float32)
+        things = np.zeros((size, NAMED_THINGS, len(THING_DIMS)), dtype=np.float32)
         for number in np.unique(which):
             mine, dataset = which == number, self.datasets[number]
             states[mine] = dataset.states[rows[mine]]
             actions[mine], known[mine] = dataset.labels.chunks(rows[mine], self.horizon)
+            if self.knows_things:
+                things[mine] = dataset.things(rows[mine])
             taken_over = dataset.interventions(rows[mine])
             weights[mine] = np.where(taken_over, self.options.intervention_weight, 1.0)
         pairs = [(self.datasets[i], int(row)) for i, row in zip(which, rows, strict=True)]
@@ -318,18 +321,16 @@ class MixtureSource:
             torch.from_numpy(known),
             torch.from_numpy(weights),
             np.array(keys, dtype=np.int64),
-            self._grounding(which, rows, states) if self.knows_things else None,
+            self._grounding(things, states) if self.knows_things else None,
         )
 
-    def _grounding(self, which: np.ndarray, rows: np.ndarray, states: np.ndarray) -> Grounding:
+    def _grounding(self, things: np.ndarray, states: np.ndarray) -> Grounding:
         """Where the named things are, in the first camera's view as the brains have it."""
         assert self._layout is not None
-        pairs = zip(which, rows, strict=True)
-        things = np.concatenate([self.datasets[i].things(row[None]) for i, row in pairs])
         camera = self.cameras[0]
         left, top, right, bottom = camera.crop or (0.0, 0.0, 1.0, 1.0)
         shares = (things[..., :2] - [left, top]) / [right - left, bottom - top]
-        number = np.arange(things.shape[1])[None].repeat(len(rows), axis=0)
+        number = np.arange(NAMED_THINGS)[None].repeat(len(things), axis=0)
         pixels = shares * [camera.width, camera.height]
         cells, offsets = cells_and_offsets(pixels, number, camera, self._layout.factor)
         aimed = aims(things[..., 2:5], things[..., 5], states, 2)
