@@ -10,7 +10,7 @@
 #            PIP_ARGS="..."          more arguments for pip, as the index of PyTorch's CPU builds: the default index gives
 #                                    builds for CUDA, several GB larger
 #            DEMO_ARGS="..."         arguments of `twinbrain demo`
-#            PYTEST_ARGS="..."       arguments of both runs of pytest, as -x
+#            PYTEST_ARGS="..."       arguments of the three runs of pytest, as -x
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -70,11 +70,12 @@ lint: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 
-# Unit tests side by side, one thread each; then, one after another, what runs nodes: their clocks want the cores. The
-# whole loop first: after the tests of single nodes, in the same process of pytest, its policy_node got no answer.
+# Unit tests side by side, one thread each; tests of nodes two at a time, which mostly wait for messages, each process in
+# a ROS domain of its own; then the whole loop, whose clocks want the cores.
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 test/unit $(PYTEST_ARGS)
-	$(BIN)/python -m pytest test/e2e test/nodes $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 test/nodes $(PYTEST_ARGS)
+	$(BIN)/python -m pytest test/e2e $(PYTEST_ARGS)
 
 evaluation: setup $(EVALUATION)/bin/simulator-python
 

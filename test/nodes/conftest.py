@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
@@ -114,15 +113,17 @@ class Bench:
         status = self.status.get(node)
         return next((pair.value for pair in status.values if pair.key == key), "") if status else ""
 
+    def remove(self, node: TwinBrainNode) -> None:
+        """Brings a node under test to its end."""
+        self._nodes.remove(node)
+        node.close()
+        node.destroy_node()
+
     def close(self) -> None:
-        for node in self._nodes:
-            node.close()
-            node.destroy_node()
+        while self._nodes:
+            self.remove(self._nodes[-1])
         self.node.destroy_node()
         self.executor.shutdown()
-        # A lifecycle node's own services go with its last reference; another test would take them for ready.
-        self._nodes.clear()
-        gc.collect()
 
 
 @pytest.fixture

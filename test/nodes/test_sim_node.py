@@ -144,3 +144,13 @@ def test_an_inactive_simulator_sends_nothing(bench: Any, robot: RobotFile, sim: 
     assert not answer.success and answer.message == "the simulator is inactive, expected active"
     assert sim.trigger_activate() == TransitionCallbackReturn.SUCCESS
     bench.until(lambda: int(bench.value(NAME, "frames_sent/front")) > int(sent))
+
+
+def test_a_node_at_its_end_offers_nothing_that_a_client_would_wait_for(bench: Any, sim: SimNode) -> None:
+    def services() -> set[str]:
+        return {name for name, _ in bench.node.get_service_names_and_types() if name.startswith("/sim_node/")}
+
+    # rclpy itself keeps the one that describes types.
+    bench.until(lambda: "/sim_node/change_state" in services())
+    bench.remove(sim)
+    bench.until(lambda: services() <= {"/sim_node/get_type_description"}, lambda: str(services()))

@@ -271,3 +271,9 @@ class TwinBrainNode(LifecycleNode):
         """Brings the node to its end from any state; nothing is driven any more afterwards."""
         if self.phase in ("unconfigured", "inactive", "active"):
             self.trigger_shutdown()
+
+    def destroy_node(self) -> None:
+        """Takes the node out of the graph, its lifecycle services too."""
+        super().destroy_node()
+        # rclpy leaves these to the last reference; until then clients take the node for ready, and wait.
+        self._state_machine.destroy_when_not_in_use()
