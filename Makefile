@@ -68,7 +68,7 @@ demo: setup
 
 lint: setup
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy --num-workers auto
 
 # Unit tests side by side, one thread each; tests of nodes two at a time, which mostly wait for messages, each process in
 # a ROS domain of its own; then the whole loop, whose clocks want the cores.
