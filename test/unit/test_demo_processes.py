@@ -12,8 +12,9 @@ import pytest
 
 from twinbrain_ros.demo.processes import NodeDied, NodeGroup, node_command
 
-# Child programs say "ready" so that a test acts at the right moment, and never sleep for luck.
-WAITS = "import signal, sys; print('ready', flush=True); signal.pause()"
+# Child programs say "ready" so that a test acts at the right moment. They wait in short sleeps: a signal
+# that comes just before a long one would be heard only after it.
+WAITS = "import time; print('ready', flush=True)\nwhile True: time.sleep(0.05)"
 ENDS_ON_INTERRUPT = f"import signal; signal.signal(signal.SIGINT, lambda *_: exit(0)); {WAITS}"
 STUBBORN = (
     "import signal; [signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)]\n"
@@ -59,11 +60,11 @@ def test_a_polite_node_ends_with_exit_code_0(tmp_path: Path) -> None:
 
 def test_what_a_node_started_itself_ends_with_it(tmp_path: Path) -> None:
     program = (
-        "import subprocess, sys, signal\n"
+        "import subprocess, sys, signal, time\n"
         f"child = subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
         "print('child', child.pid, 'ready', flush=True)\n"
-        "signal.signal(signal.SIGINT, lambda *_: sys.exit(0))\nsignal.pause()"
+        "signal.signal(signal.SIGINT, lambda *_: sys.exit(0))\nwhile True: time.sleep(0.05)"
     )
     with NodeGroup(tmp_path) as group:
         start(group, "parent", program)
