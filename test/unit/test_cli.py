@@ -125,7 +125,9 @@ def test_a_demo_that_cannot_be_run_is_refused_before_anything_starts(
 
 def test_interrupting_a_command_leaves_no_traceback() -> None:
     program = (
-        "import sys, time; from twinbrain_ros import cli; from twinbrain_ros.commands import info\n"
+        "import signal, sys, time; from twinbrain_ros import cli; from twinbrain_ros.commands import info\n"
+        # A shell lets what it runs in the background ignore interrupts, and these tests with it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         # Short sleeps: a signal that comes just before a long one would be heard only after it.
         "def wait(args):\n    print('ready', flush=True)\n    while True: time.sleep(0.05)\n"
         "info.run = wait\nsys.exit(cli.main(['info']))"
