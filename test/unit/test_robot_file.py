@@ -12,6 +12,7 @@ import yaml
 from sim_fixtures import shared_robot
 
 from twinbrain_ros.robot.robot_file import RobotFileError, load_robot
+from twinbrain_ros.robot.strict import StrictMapping
 
 
 @pytest.fixture
@@ -128,3 +129,13 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_names_what_was_tried() -> None:
     with pytest.raises(FileNotFoundError, match="wx999"):
         load_robot("wx999")
+
+
+def test_an_optional_key_may_be_left_out_and_is_offered_to_one_who_misspells_it() -> None:
+    with_it = StrictMapping({"a": 1, "more": 2}, "file", ("a",), optional=("more",))
+    without = StrictMapping({"a": 1}, "file", ("a",), optional=("more",))
+    assert with_it.has("more") and with_it.integer("more", 0, 9) == 2 and not without.has("more")
+    with pytest.raises(ValueError, match=r"file: unknown key 'mor': did you mean 'more'\? .*optional: more"):
+        StrictMapping({"a": 1, "mor": 2}, "file", ("a",), optional=("more",))
+    with pytest.raises(ValueError, match="file: missing key 'a': expected the keys a; optional: more"):
+        StrictMapping({"more": 2}, "file", ("a",), optional=("more",))

@@ -1,4 +1,4 @@
-"""Reading a configuration mapping strictly: every key wanted, no other accepted, every type checked."""
+"""Reading a configuration mapping strictly: every key known, every other refused, every type checked."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ class StrictMapping:
     Args:
         value: what the file holds at this place.
         source: the file, for messages.
-        keys: exactly the keys the mapping must have.
+        keys: the keys the mapping must have.
         path: where in the file this mapping is, such as ``arm.limits``.
         error: the exception class to raise.
+        optional: the keys it may have besides; ask `has` before reading one.
     """
 
     def __init__(
@@ -26,22 +27,22 @@ class StrictMapping:
         keys: tuple[str, ...],
         path: str = "",
         error: type[ValueError] = ValueError,
+        optional: tuple[str, ...] = (),
     ) -> None:
         self.source = source
         self.path = path
         self.error = error
+        expected = f"the keys {', '.join(keys)}" + (f"; optional: {', '.join(optional)}" if optional else "")
         if not isinstance(value, Mapping):
-            raise self.fail("", value, f"a mapping with the keys {', '.join(keys)}")
-        unknown = [key for key in value if key not in keys]
-        for key in unknown:
-            near = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.6)
+            raise self.fail("", value, f"a mapping with {expected}")
+        known = (*keys, *optional)
+        for key in (key for key in value if key not in known):
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
             hint = f"did you mean '{near[0]}'? " if near else ""
-            raise error(
-                f"{source}: unknown key '{self._join(str(key))}': {hint}expected the keys {', '.join(keys)}"
-            )
+            raise error(f"{source}: unknown key '{self._join(str(key))}': {hint}expected {expected}")
         for key in keys:
             if key not in value:
-                raise error(f"{source}: missing key '{self._join(key)}': expected the keys {', '.join(keys)}")
+                raise error(f"{source}: missing key '{self._join(key)}': expected {expected}")
         self._value: Mapping[str, Any] = value
 
     def _join(self, key: str) -> str:
@@ -58,9 +59,13 @@ class StrictMapping:
         """Return the unchecked value."""
         return self._value[key]
 
-    def mapping(self, key: str, keys: tuple[str, ...]) -> StrictMapping:
-        """Return a nested mapping with exactly ``keys``."""
-        return StrictMapping(self._value[key], self.source, keys, self._join(key), self.error)
+    def has(self, key: str) -> bool:
+        """Whether an optional key is there."""
+        return key in self._value
+
+    def mapping(self, key: str, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> StrictMapping:
+        """Return a nested mapping with ``keys``, and maybe ``optional`` ones."""
+        return StrictMapping(self._value[key], self.source, keys, self._join(key), self.error, optional)
 
     def text(self, key: str, choices: tuple[str, ...] = ()) -> str:
         """Return a non-empty string, one of ``choices`` if given."""
