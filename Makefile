@@ -30,7 +30,7 @@ unexport PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX
 PIP_FLAGS := --disable-pip-version-check --progress-bar off --quiet
 PIP_INSTALL := $(BIN)/python -m pip install $(PIP_FLAGS)
 REQUIREMENTS := requirements/core.txt requirements/ros.txt requirements/dev.txt
-INTERFACES := $(wildcard msg/*.msg srv/*.srv)
+INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action) $(shell find test/interfaces -type f)
 
 .PHONY: setup demo test lint evaluation clean
 

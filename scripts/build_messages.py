@@ -3,6 +3,9 @@
 
 Usage: .venv/bin/python scripts/build_messages.py [--build-dir build/messages]
 
+So are the interfaces of others under test/interfaces, which tests need and no wheel has: of the trajectory
+controllers and grippers of ros2_control, of its controller manager, of the Interbotix driver.
+
 The ROS 2 wheels lay out an ament prefix inside the environment, so that plain CMake with the environment as
 prefix builds messages without any ROS installation. Needs a C and a C++ compiler; CMake and Ninja come as
 wheels.
@@ -16,10 +19,12 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 PACKAGE = "twinbrain_ros"
 SOURCE = Path(__file__).resolve().parent.parent
+OTHERS = SOURCE / "test" / "interfaces"
 
 # The exports of the ROS wheels' Python generators carry the include directories of the machine that built the
 # wheels (/opt/python/cp311-cp311/...). CMake refuses exported include directories that do not exist, so they
@@ -50,8 +55,8 @@ def mend_wheel_exports(prefix: Path) -> int:
     return mended
 
 
-def build_and_install(prefix: Path, build_dir: Path) -> None:
-    """Configure, build and install the messages with CMake and Ninja.
+def build_and_install(prefix: Path, source: Path, build_dir: Path) -> None:
+    """Configure, build and install the messages under `source` with CMake and Ninja.
 
     Raises:
         BuildError: a step failed; with the end of its output.
@@ -70,7 +75,7 @@ def build_and_install(prefix: Path, build_dir: Path) -> None:
     env["PATH"] = os.pathsep.join([str(prefix / "bin"), env.get("PATH", os.defpath)])
     cmake = str(prefix / "bin" / "cmake")
     configure = [
-        cmake, "-S", str(SOURCE), "-B", str(build_dir), "-G", "Ninja", "-Wno-dev", "--log-level=WARNING",
+        cmake, "-S", str(source), "-B", str(build_dir), "-G", "Ninja", "-Wno-dev", "--log-level=WARNING",
         f"-DCMAKE_PREFIX_PATH={prefix}",
         f"-DCMAKE_INSTALL_PREFIX={prefix}",
         f"-DCMAKE_MAKE_PROGRAM={prefix / 'bin' / 'ninja'}",
@@ -119,15 +124,21 @@ def main() -> int:
             "no C++ compiler found (c++, g++ or $CXX); on Debian and Ubuntu: apt install build-essential"
         )
     mended = mend_wheel_exports(prefix)
-    print(f"mended the CMake exports of {mended} ROS wheels; building messages (about 20 s)", flush=True)
+    print(f"mended the CMake exports of {mended} ROS wheels; building messages (about 40 s)", flush=True)
     try:
-        build_and_install(prefix, args.build_dir)
+        with ThreadPoolExecutor() as pool:
+            builds = [
+                pool.submit(build_and_install, prefix, source, args.build_dir / name)
+                for source, name in ((SOURCE, PACKAGE), (OTHERS, OTHERS.name))
+            ]
+            for build in builds:
+                build.result()
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for site_packages in prefix.glob("lib/python3.*/site-packages"):
         leave_python_to_pip(site_packages)
-    print(f"installed the messages of {PACKAGE} into {prefix}")
+    print(f"installed the messages of {PACKAGE} and those under {OTHERS.name} into {prefix}")
     return 0
 
 
