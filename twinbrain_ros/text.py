@@ -1,16 +1,47 @@
-"""Texts from outside, as they are shown to people: escaped and no longer than a line or two."""
+"""Texts from outside (instructions, encodings, names, reasons) made fit for a log, a message and a terminal.
+
+They may be a megabyte long, break lines as if they were several messages, or steer a terminal. What is
+shown of them is short, in one line, and made of characters that can be seen.
+"""
 
 from __future__ import annotations
 
-MOST_CHARACTERS = 200
+SHOWN_CHARACTERS = 200
+SENTENCE_CHARACTERS = 600
 
 
-def shown(text: str, most: int = MOST_CHARACTERS) -> str:
-    """A text in quotes, line breaks and what cannot be seen escaped; of a long one its beginning and length.
+def shown(text: object, most: int = SHOWN_CHARACTERS) -> str:
+    """A text from outside in quotes, as `repr` has it: escaped, and only its beginning if it is long.
 
-    >>> shown("rgb8")
-    "'rgb8'"
+    Args:
+        most: characters that are shown; how many there are is said where there are more.
     """
-    if len(text) <= most:
-        return repr(text)
-    return f"{text[:most]!r}... ({len(text)} characters)"
+    full = str(text)
+    quoted = repr(full[:most])
+    if len(full) <= most and len(quoted) <= most + 2:
+        return quoted
+    return f"{quoted[: most + 1]}{quoted[0]}... ({len(full)} characters)"
+
+
+def sentence(text: object, most: int = SENTENCE_CHARACTERS) -> str:
+    """A message in one line: what cannot be seen is escaped, and of a long one the middle is left out.
+
+    It changes nothing in what it has given before, so that it may stand wherever a message goes out.
+    """
+    full = str(text)
+    if len(full) <= most:
+        escaped = _escaped(full)
+        if len(escaped) <= most:
+            return escaped
+    middle = f" ... ({len(full)} characters) ... "
+    kept = most - len(middle)
+    tail = kept // 3
+    return _escaped(full[:most])[: kept - tail] + middle + _escaped(full[-most:])[-tail:]
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text
+    )

@@ -5,6 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from twinbrain_ros.text import sentence
+
+SOURCE_CHARACTERS = 100
+
 
 class Mode(enum.IntEnum):
     """Who drives, with the numbers of the ControlMode message."""
@@ -110,6 +114,8 @@ class Modes:
     def enter(self, event: Event, now_ns: int, source: str, reason: str) -> ModeChange:
         """Takes the mode that an event leads to.
 
+        Args:
+            source, reason: from outside, perhaps; they are kept as `sentence` shows them.
         Raises:
             ModeError: as `next`.
         """
@@ -117,5 +123,5 @@ class Modes:
         latched = event in (Event.FAULT, Event.ESTOP) or (before.latched and event is not Event.RESET)
         self.taken_over = event is Event.TAKE_OVER
         self.interrupted = before.mode if self.taken_over else Mode.HOLD
-        self.now = ModeChange(mode, now_ns, source, reason, latched)
+        self.now = ModeChange(mode, now_ns, sentence(source, SOURCE_CHARACTERS), sentence(reason), latched)
         return self.now

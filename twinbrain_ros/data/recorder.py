@@ -17,6 +17,7 @@ from twinbrain_ros.data.bag import add_verdict
 from twinbrain_ros.data.bag_writer import BagWriter
 from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.episode_info import EpisodeInfo, TopicCounts, Verdict
+from twinbrain_ros.text import shown
 
 # How long messages may wait for the writing thread to look.
 LOOK_S = 0.02
@@ -187,8 +188,8 @@ class Recorder:
         """
         if self._episode is not None:
             raise RecorderError(f"an episode is being recorded: {self._episode.bag.path}")
-        if not name or Path(name).name != name or name.startswith("."):
-            raise RecorderError(f"name: found {name!r}, expected the name of a new directory")
+        if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
+            raise RecorderError(f"name: found {shown(name)}, expected the name of a new directory")
         if (free := self._free_bytes()) < self._settings.min_free_bytes:
             raise RecorderError(
                 f"{self._directory}: {free / 2**20:.0f} MiB are free, expected at least "

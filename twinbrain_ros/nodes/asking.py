@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from twinbrain_ros.data.frames import Look, NotReady
 from twinbrain_ros.nodes import convert
 from twinbrain_ros.nodes.policy_worker import JOIN_TIMEOUT_S
+from twinbrain_ros.text import sentence
 
 
 class Said(Protocol):
@@ -143,7 +144,8 @@ class Asking:
             response.answer, response.tokens = outcome.said.text, len(outcome.said.tokens)
         else:
             expected = isinstance(outcome.error, ValueError)
-            response.message = f"{'' if expected else type(outcome.error).__name__ + ': '}{outcome.error}"
+            kind = "" if expected else f"{type(outcome.error).__name__}: "
+            response.message = sentence(f"{kind}{outcome.error}")
         self._send(response, job.header)
 
     def cancel(self, reason: str) -> None:

@@ -17,6 +17,7 @@ from twinbrain_ros.nodes import qos
 from twinbrain_ros.nodes.health import Health, Level
 from twinbrain_ros.nodes.parameters import COMMON, Declared, declare, refuse_while_configured
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
+from twinbrain_ros.text import sentence
 
 DIAGNOSTICS_PERIOD_S = 1.0
 
@@ -111,6 +112,7 @@ class TwinBrainNode(LifecycleNode):
             self._guarded(callback)(request, response)
             if not response.success and not response.message:
                 response.message = "internal error, see /diagnostics"
+            response.message = sentence(response.message)
             return response
 
         service: Any = self.create_service(kind, name, answer)
@@ -123,6 +125,7 @@ class TwinBrainNode(LifecycleNode):
 
     def report(self, cause: str, message: str, level: Level = Level.ERROR) -> None:
         """Notes a problem; on its first time it goes to the log and, at once, to /diagnostics."""
+        message = sentence(message)
         if not self.health.report(cause, message, level):
             return
         # Two calls, not one chosen: rclpy ties a severity to the line that logs.

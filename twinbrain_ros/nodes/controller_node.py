@@ -41,6 +41,7 @@ from twinbrain_ros.nodes.teleop_topics import TeleopTopics
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.srv import SetMode
+from twinbrain_ros.text import sentence, shown
 
 HOLD_HEARD_S = 0.3
 LATENCY = "observation_to_command_ms"
@@ -180,7 +181,7 @@ class ControllerNode(TwinBrainNode):
     # Services ---------------------------------------------------------------------------------------
 
     def _on_set_mode(self, request: SetMode.Request, response: SetMode.Response) -> None:
-        asked = f"mode {request.mode} asked for by {request.source!r} ({request.reason})"
+        asked = f"mode {request.mode} asked for by {shown(request.source)}, because {shown(request.reason)}"
         self._serve(
             response, asked,
             lambda c: c.set_mode(request.mode, *self._times(), request.source, request.reason),
@@ -291,7 +292,7 @@ class ControllerNode(TwinBrainNode):
             sequence=sequence,
             observation_stamp=convert.to_time(observation_ns),
             outcome=outcome,
-            reason=verdict.reason,
+            reason=sentence(verdict.reason),
             first_command_stamp=convert.to_time(first_command_ns),
             due=convert.to_time(verdict.due_ns),
         )

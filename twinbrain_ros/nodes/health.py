@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from twinbrain_ros.text import sentence
+
 # A cause that is mended and comes back (one bad image in ten) is logged again only after this long.
 LOG_AGAIN_AFTER_S = 10.0
 
@@ -74,6 +76,7 @@ class Health:
 
     def report(self, cause: str, message: str, level: Level = Level.ERROR) -> bool:
         """Notes a problem; True when it is to be logged now, as the first of its cause or after a while."""
+        message = sentence(message)
         problem = self._problems.setdefault(cause, _Problem(level, message, active=False))
         was_active, now = problem.active, self._clock()
         problem.level, problem.message, problem.active = level, message, True

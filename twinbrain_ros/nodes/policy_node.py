@@ -53,6 +53,7 @@ from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
 from twinbrain_ros.srv import Ask
+from twinbrain_ros.text import sentence, shown
 
 INFERENCE = "inference_ms"
 LEFT_AGE = "left_age_ms"
@@ -206,7 +207,7 @@ class PolicyNode(TwinBrainNode):
             return
         self.health.clear("instruction")
         if text != self._instruction:
-            self.get_logger().info(f"instruction: {text!r}")
+            self.get_logger().info(f"instruction: {shown(text)}")
             self._due_at_once = True
         self._instruction = text
 
@@ -309,7 +310,7 @@ class PolicyNode(TwinBrainNode):
         assert self._frames is not None
         result = self._frames.build(self.now_ns())
         message = PolicyStatus(
-            problem=self._problem(result), busy_s=self._worker_busy_s(), policy=self._policy_name()
+            problem=sentence(self._problem(result)), busy_s=self._worker_busy_s(), policy=self._policy_name()
         )
         message.header.stamp = self.get_clock().now().to_msg()
         if not isinstance(result, NotReady):

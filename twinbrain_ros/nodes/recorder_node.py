@@ -37,6 +37,7 @@ from twinbrain_ros.nodes.recorder_parameters import MIB, PARAMETERS
 from twinbrain_ros.nodes.runner import run_node
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.srv import LabelEpisode, StartEpisode
+from twinbrain_ros.text import sentence
 
 STATUS_S = 1.0
 ADAPT_S = 0.2
@@ -139,7 +140,7 @@ class RecorderNode(TwinBrainNode):
         if mode.mode == ControlMode.AUTONOMY and not recording:
             self._begin_episode("", EpisodeInfo(note="started with autonomy"))
         elif mode.mode in (ControlMode.HOLD, ControlMode.ESTOP) and recording:
-            self._end_episode(f"nobody drives: {mode.reason}")
+            self._end_episode(sentence(f"nobody drives: {mode.reason}"))
 
     # Episodes ---------------------------------------------------------------------------------------
 
@@ -218,7 +219,7 @@ class RecorderNode(TwinBrainNode):
         try:
             response.message, response.success = str(act()), True
         except (ValueError, OSError) as error:
-            response.message = str(error)
+            response.message = sentence(error)
             self.get_logger().warning(response.message)
 
     # Out --------------------------------------------------------------------------------------------
