@@ -15,6 +15,7 @@ LEADS = {
         Event.ASK_HOLD: Mode.HOLD,
         Event.ASK_TELEOP: Mode.TELEOP,
         Event.ASK_AUTONOMY: Mode.AUTONOMY,
+        Event.ASK_GO_TO: Mode.GO_TO,
         Event.TAKE_OVER: Mode.TELEOP,
         Event.ESTOP: Mode.ESTOP,
         Event.RESET: Mode.HOLD,
@@ -23,6 +24,7 @@ LEADS = {
         Event.ASK_HOLD: Mode.HOLD,
         Event.ASK_TELEOP: Mode.TELEOP,
         Event.ASK_AUTONOMY: Mode.AUTONOMY,
+        Event.ASK_GO_TO: Mode.GO_TO,
         Event.LET_GO: Mode.HOLD,
         Event.FALL_SILENT: Mode.HOLD,
         Event.FAULT: Mode.HOLD,
@@ -36,6 +38,15 @@ LEADS = {
         Event.FAULT: Mode.HOLD,
         Event.ESTOP: Mode.ESTOP,
     },
+    Mode.GO_TO: {
+        Event.ASK_HOLD: Mode.HOLD,
+        Event.ASK_TELEOP: Mode.TELEOP,
+        Event.ASK_GO_TO: Mode.GO_TO,
+        Event.ARRIVE: Mode.HOLD,
+        Event.TAKE_OVER: Mode.TELEOP,
+        Event.FAULT: Mode.HOLD,
+        Event.ESTOP: Mode.ESTOP,
+    },
     Mode.ESTOP: {Event.RESET: Mode.HOLD, Event.ESTOP: Mode.ESTOP},
 }
 INTO = {
@@ -43,6 +54,7 @@ INTO = {
     Mode.TELEOP: (Event.ASK_TELEOP,),
     Mode.AUTONOMY: (Event.ASK_AUTONOMY,),
     Mode.ESTOP: (Event.ESTOP,),
+    Mode.GO_TO: (Event.ASK_GO_TO,),
 }
 PAIRS = list(itertools.product(Mode, Event))
 ALLOWED = [(mode, event) for mode, event in PAIRS if event in LEADS[mode]]
@@ -96,7 +108,7 @@ def test_an_emergency_stop_lets_nothing_on_but_reset(event: Event) -> None:
     assert modes.next(Event.ASK_AUTONOMY) is Mode.AUTONOMY
 
 
-@pytest.mark.parametrize("driven", [Event.ASK_AUTONOMY, Event.ASK_TELEOP, Event.TAKE_OVER])
+@pytest.mark.parametrize("driven", [Event.ASK_AUTONOMY, Event.ASK_TELEOP, Event.ASK_GO_TO, Event.TAKE_OVER])
 @pytest.mark.parametrize(
     "event", [event for event in Event if event not in (Event.RESET, Event.ESTOP, Event.ASK_HOLD)]
 )
@@ -123,7 +135,9 @@ def test_an_emergency_stop_may_follow_a_fault_and_one_reset_releases_both() -> N
 
 
 @pytest.mark.parametrize(
-    ("before", "back"), [((), Mode.HOLD), ((Event.ASK_AUTONOMY,), Mode.AUTONOMY)], ids=["hold", "autonomy"]
+    ("before", "back"),
+    [((), Mode.HOLD), ((Event.ASK_AUTONOMY,), Mode.AUTONOMY), ((Event.ASK_GO_TO,), Mode.HOLD)],
+    ids=["hold", "autonomy", "go_to"],
 )
 def test_letting_go_gives_back_what_was_taken(before: tuple[Event, ...], back: Mode) -> None:
     modes = after(*before, Event.TAKE_OVER)

@@ -11,7 +11,7 @@ import pytest
 import twinbrain_ros
 
 ROOT = Path(__file__).resolve().parents[2]
-INTERFACES = sorted([*ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")])
+INTERFACES = sorted(path for kind in ("action", "msg", "srv") for path in ROOT.glob(f"{kind}/*.{kind}"))
 
 
 def test_version_is_the_same_everywhere() -> None:
@@ -20,7 +20,7 @@ def test_version_is_the_same_everywhere() -> None:
 
 def test_every_interface_is_built() -> None:
     cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    listed = set(re.findall(r"(?:msg|srv)/\w+\.(?:msg|srv)", cmake))
+    listed = set(re.findall(r"(?:action|msg|srv)/\w+\.(?:action|msg|srv)", cmake))
     assert listed == {str(path.relative_to(ROOT)) for path in INTERFACES}
 
 

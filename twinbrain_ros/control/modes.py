@@ -17,6 +17,7 @@ class Mode(enum.IntEnum):
     TELEOP = 1
     AUTONOMY = 2
     ESTOP = 3
+    GO_TO = 4
 
 
 class Event(enum.Enum):
@@ -25,6 +26,8 @@ class Event(enum.Enum):
     ASK_HOLD = "hold is asked for"
     ASK_TELEOP = "teleop is asked for"
     ASK_AUTONOMY = "autonomy is asked for"
+    ASK_GO_TO = "a pose is asked for"
+    ARRIVE = "the way to a pose is over"
     TAKE_OVER = "an input that takes over by itself becomes active"
     LET_GO = "the input that took over lets go on purpose"
     FALL_SILENT = "the input that took over falls silent"
@@ -34,17 +37,21 @@ class Event(enum.Enum):
 
 
 # Everything that is not in here is refused, and changes nothing. LET_GO leads back to where it was taken over
-# from, which is HOLD or AUTONOMY. A fault or an emergency stop stays latched until RESET; see `Modes`.
+# from, if that is HOLD or AUTONOMY; a way to a pose that was interrupted is not gone on with by itself. The
+# policy is not interrupted for a pose, nor a way to a pose for the policy: HOLD has to be asked for between
+# them. A fault or an emergency stop stays latched until RESET; see `Modes`.
 TRANSITIONS: dict[tuple[Mode, Event], tuple[Mode, ...]] = {
     (Mode.HOLD, Event.ASK_HOLD): (Mode.HOLD,),
     (Mode.HOLD, Event.ASK_TELEOP): (Mode.TELEOP,),
     (Mode.HOLD, Event.ASK_AUTONOMY): (Mode.AUTONOMY,),
+    (Mode.HOLD, Event.ASK_GO_TO): (Mode.GO_TO,),
     (Mode.HOLD, Event.TAKE_OVER): (Mode.TELEOP,),
     (Mode.HOLD, Event.RESET): (Mode.HOLD,),
     (Mode.HOLD, Event.ESTOP): (Mode.ESTOP,),
     (Mode.TELEOP, Event.ASK_HOLD): (Mode.HOLD,),
     (Mode.TELEOP, Event.ASK_TELEOP): (Mode.TELEOP,),
     (Mode.TELEOP, Event.ASK_AUTONOMY): (Mode.AUTONOMY,),
+    (Mode.TELEOP, Event.ASK_GO_TO): (Mode.GO_TO,),
     (Mode.TELEOP, Event.LET_GO): (Mode.HOLD, Mode.AUTONOMY),
     (Mode.TELEOP, Event.FALL_SILENT): (Mode.HOLD,),
     (Mode.TELEOP, Event.FAULT): (Mode.HOLD,),
@@ -55,11 +62,18 @@ TRANSITIONS: dict[tuple[Mode, Event], tuple[Mode, ...]] = {
     (Mode.AUTONOMY, Event.TAKE_OVER): (Mode.TELEOP,),
     (Mode.AUTONOMY, Event.FAULT): (Mode.HOLD,),
     (Mode.AUTONOMY, Event.ESTOP): (Mode.ESTOP,),
+    (Mode.GO_TO, Event.ASK_HOLD): (Mode.HOLD,),
+    (Mode.GO_TO, Event.ASK_TELEOP): (Mode.TELEOP,),
+    (Mode.GO_TO, Event.ASK_GO_TO): (Mode.GO_TO,),
+    (Mode.GO_TO, Event.ARRIVE): (Mode.HOLD,),
+    (Mode.GO_TO, Event.TAKE_OVER): (Mode.TELEOP,),
+    (Mode.GO_TO, Event.FAULT): (Mode.HOLD,),
+    (Mode.GO_TO, Event.ESTOP): (Mode.ESTOP,),
     (Mode.ESTOP, Event.RESET): (Mode.HOLD,),
     (Mode.ESTOP, Event.ESTOP): (Mode.ESTOP,),
 }
 ASKED = {Mode.HOLD: Event.ASK_HOLD, Mode.TELEOP: Event.ASK_TELEOP, Mode.AUTONOMY: Event.ASK_AUTONOMY}
-_NEED_A_RESET = (Event.ASK_TELEOP, Event.ASK_AUTONOMY, Event.TAKE_OVER)
+_NEED_A_RESET = (Event.ASK_TELEOP, Event.ASK_AUTONOMY, Event.ASK_GO_TO, Event.TAKE_OVER)
 
 
 class ModeError(ValueError):
@@ -107,7 +121,8 @@ class Modes:
             what = "the emergency stop" if mode is Mode.ESTOP else f"a fault ({self.now.reason})"
             raise ModeError(f"{event.value}, but {what} is latched: call the service reset first")
         if (mode, event) not in TRANSITIONS:
-            raise ModeError(f"{event.value}, which leads nowhere from {mode.name}")
+            hint = ": ask for HOLD first" if event in (Event.ASK_AUTONOMY, Event.ASK_GO_TO) else ""
+            raise ModeError(f"{event.value}, which leads nowhere from {mode.name}{hint}")
         targets = TRANSITIONS[mode, event]
         return self.interrupted if self.interrupted in targets else targets[0]
 

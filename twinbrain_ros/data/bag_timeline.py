@@ -94,7 +94,7 @@ class Timeline:
         return self._modes[found - 1][1] if found else Mode.HOLD
 
     def held_between(self, start_ns: int, end_ns: int) -> bool:
-        """Whether there was a moment in which nobody drove."""
+        """Whether there was a moment in which neither the policy nor a person drove."""
         first, last = bisect_right(self._mode_ns, start_ns), bisect_right(self._mode_ns, end_ns)
         inside = [self.mode(start_ns), *(mode for _, mode in self._modes[first:last])]
         return any(mode not in (Mode.AUTONOMY, Mode.TELEOP) for mode in inside)

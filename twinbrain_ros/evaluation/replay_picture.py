@@ -23,6 +23,7 @@ MODES = {
     Mode.TELEOP: ("a person drives", "#d98a00"),
     Mode.AUTONOMY: ("the policy drives", "#3f7fe0"),
     Mode.ESTOP: ("emergency stop", "#d0202f"),
+    Mode.GO_TO: ("on the way to a pose", "#7a52b3"),
 }
 STYLE: Any = {
     "font.family": "DejaVu Sans",

@@ -23,6 +23,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "teleop": ("#d98a00", "#e0a030"),
     "autonomy": ("#3f7fe0", "#4f8df0"),
     "estop": ("#d0202f", "#f0525c"),
+    "go_to": ("#6c7fa8", "#8fa3cf"),
     "j0": ("#1f6fb4", "#62b0f5"),
     "j1": ("#c96a12", "#f5a357"),
     "j2": ("#2b8a3e", "#69d07f"),
@@ -33,8 +34,8 @@ COLOURS: dict[str, tuple[str, str]] = {
     "j7": ("#0f8b8d", "#4fd1d3"),
 }
 JOINT_COLOURS = tuple(name for name in COLOURS if name.startswith("j"))
-DRIVERS = ("hold", "teleop", "autonomy", "estop")  # by their numbers in ControlMode
-DRIVER_WORDS = ("hold", "a person", "the policy", "emergency stop")
+DRIVERS = ("hold", "teleop", "autonomy", "estop", "go_to")  # by their numbers in ControlMode
+DRIVER_WORDS = ("hold", "a person", "the policy", "emergency stop", "on the way to a pose")
 
 
 def ink(name: str) -> str:

@@ -139,7 +139,7 @@ class RecorderNode(TwinBrainNode):
         recording = self._recorder.state().recording
         if mode.mode == ControlMode.AUTONOMY and not recording:
             self._begin_episode("", EpisodeInfo(note="started with autonomy"))
-        elif mode.mode in (ControlMode.HOLD, ControlMode.ESTOP) and recording:
+        elif mode.mode not in (ControlMode.AUTONOMY, ControlMode.TELEOP) and recording:
             self._end_episode(sentence(f"nobody drives: {mode.reason}"))
 
     # Episodes ---------------------------------------------------------------------------------------
