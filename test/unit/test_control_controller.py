@@ -8,10 +8,9 @@ from control_fixtures import FORWARD, STILL, T0, TICK, Drive
 from sim_fixtures import shared_kinematics, shared_robot
 
 from twinbrain_ros.control.controller import SAME_PLACE_RAD, ArmController, ControlSettings
-from twinbrain_ros.control.governor import LEAD_PERIODS
 from twinbrain_ros.control.modes import Mode, ModeChange, ModeError
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
-from twinbrain_ros.control.timing import to_ns
+from twinbrain_ros.control.timing import lead_s, to_ns
 from twinbrain_ros.control.verdict import Judged, Outcome
 
 
@@ -60,7 +59,7 @@ def test_commands_are_ahead_by_the_lead_and_start_at_the_arm(drive: Drive) -> No
     drive.autonomy(FORWARD)
     command = drive.controller.command(drive.now)
     assert command is not None and command.first_of is not None
-    assert command.motion.times_s[0] == pytest.approx(LEAD_PERIODS * 0.02)
+    assert command.motion.lead_s == pytest.approx(lead_s(50.0))
     np.testing.assert_allclose(command.motion.positions[0], drive.robot.home, atol=2e-3)
     np.testing.assert_array_equal(command.motion.velocities[-1], 0.0)
 

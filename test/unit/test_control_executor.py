@@ -167,7 +167,7 @@ def test_an_ensemble_goes_between_what_its_chunks_say() -> None:
     # The first says 0.08 m by now, the second stays at 0.02 m.
     assert moved(drive)[1] == pytest.approx(0.05, abs=0.005)
     drive.run(1.0)
-    assert moved(drive)[1] == pytest.approx(0.02, abs=0.001)  # where only the second goes as far
+    assert moved(drive)[1] == pytest.approx(0.02, abs=0.003)  # where only the second goes as far
 
 
 def test_the_same_calls_give_the_same_commands() -> None:

@@ -137,9 +137,9 @@ class Chaos:
         governor, limits = self.controller.governor, self.controller.governor.limits
         motion = command.motion
         start_q = motion.positions[0] if self.last is None else self.last[1].q
-        beyond = limits.outside(start_q, start_q)
+        beyond = max(limits.outside(start_q, start_q), limits.outside(*[motion.positions[0]] * 2))
         assert limits.outside(motion.positions.min(0), motion.positions.max(0)) <= beyond + 2e-6
-        assert np.all(np.abs(motion.velocities) <= limits.velocity * (1 + EPS) + EPS)
+        assert np.all(np.abs(motion.velocities) <= limits.velocity * (1 + 1e-4))
         assert not motion.velocities[-1].any()
         horizon = self.now + governor.lead_ns
         outside = max(governor.outside_m(q) for q in (motion.positions[0], motion.positions[-1]))

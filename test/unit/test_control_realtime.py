@@ -11,7 +11,7 @@ from control_fixtures import FORWARD, T0, make_chunk, with_action
 from sim_fixtures import shared_kinematics, shared_robot
 
 from twinbrain_ros.control.realtime import DelayWindow, RealTimeGuide, soft_mask
-from twinbrain_ros.control.timing import to_ns
+from twinbrain_ros.control.timing import lead_s, to_ns
 from twinbrain_ros.robot.actions import compose_ee_deltas
 from twinbrain_ros.robot.chunk import ActionChunk, Guide
 from twinbrain_ros.robot.robot_file import RobotFile
@@ -19,7 +19,7 @@ from twinbrain_ros.robot.robot_file import RobotFile
 PERIOD = to_ns(0.2)
 WORDS = "pick up the red block"
 HORIZON = 8
-LEAD = to_ns(0.04)
+LEAD = to_ns(lead_s(50.0))
 
 
 def a_way(seed: int = 3) -> np.ndarray:

@@ -100,7 +100,7 @@ def idle(drive: Drive) -> None:
         ),
         (idle, STILL, 126, ["no chunk was accepted for 2.520 s", "expected one every 2.5 s"]),
         (hung, STILL, 126, ["no chunk was accepted for 2.520 s", "working on one for 2.400 s"]),
-        (stuck, FORWARD, 28, ["frozen", "not one value has changed since 'shoulder' was told", "0.4 s ago"]),
+        (stuck, FORWARD, 29, ["frozen", "not one value has changed since 'shoulder' was told", "0.4 s ago"]),
     ],
 )
 def test_one_thing_wrong_in_autonomy_trips_in_its_time_and_is_named(

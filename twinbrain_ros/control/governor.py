@@ -7,22 +7,15 @@ ends, the arm comes to rest by itself.
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
 from twinbrain_ros.control.motion import Array, MotionLimits, Profile, Profiles, Reference, State
-from twinbrain_ros.control.timing import NS_PER_S, to_ns
+from twinbrain_ros.control.path import CommittedPath
+from twinbrain_ros.control.timing import NS_PER_S, TRANSPORT_S, lead_s, to_ns
 from twinbrain_ros.control.verdict import Motion
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 
-# A command tells where the arm is to be this many command periods from now. With one, a tick that comes late
-# finds the arm at the end of its last point; with two, the trajectory controller always has one more period
-# of motion in hand, and in steady motion it still passes every set-point at its time.
-LEAD_PERIODS = 2
-# A command that was decided now reaches the arm after this long; until then the arm goes on as told before.
-TRANSPORT_S = 0.005
 _MEETINGS, _MET_S = 3, 2e-3
 # Waypoints lie inside the workspace box, but between two of them the tool moves on a slight curve. Less than
 # this outside is not worth an inverse kinematics per tick.
@@ -30,7 +23,7 @@ BOX_TOLERANCE_M = 1e-3
 LIMIT_TOLERANCE_RAD = 1e-6
 _STOP_SAMPLES = (4, 16)  # of a way to rest: where it is far from the border of the box, and where it is not
 _FAR_M = 0.03
-_MOST_POINTS = 12  # of a command; a stop takes a fraction of a second
+_MOST_POINTS = 24  # of a way to rest; a stop takes a fraction of a second
 
 
 class Governor:
@@ -46,54 +39,43 @@ class Governor:
     def __init__(self, robot: RobotFile, kinematics: Kinematics, velocity_margin: float) -> None:
         self.limits = MotionLimits.of(robot, velocity_margin)
         self.period_ns = to_ns(1.0 / robot.rates.command_hz)
-        self.lead_ns = LEAD_PERIODS * self.period_ns
+        self.lead_ns = to_ns(lead_s(robot.rates.command_hz))
         self._profiles = Profiles(self.limits)
         self._box = robot.workspace
         self._kinematics = kinematics
-        self._kept_ns = to_ns(robot.action.max_chunk_age_s + robot.observation.max_age_s)
-        self._past: deque[tuple[int, State]] = deque()  # states that were commanded, oldest first
-        self._stop: Profile | None = None
-        self._until_ns = 0  # the last commanded state's time; from there on the stop is in force
+        self._kept_ns = to_ns(robot.action.max_chunk_age_s + robot.observation.max_age_s) + self.lead_ns
+        self._path: CommittedPath | None = None
+        self._until_ns = 0  # the last decided state's time; from there on the path leads to rest
 
     # What has been commanded ------------------------------------------------------------------------
 
     @property
     def placed(self) -> bool:
         """Whether there is a commanded state at all."""
-        return self._stop is not None
+        return self._path is not None
 
     def place(self, q: Array, now_ns: int) -> None:
         """Forgets everything: the arm is at rest at `q` [J]."""
-        state = State.rest(q)
-        self._stop = self._profiles.stop(state, now_ns)
+        self._path = CommittedPath(now_ns, State.rest(q))
         self._until_ns = now_ns
-        self._past = deque([(now_ns, state)])
 
     def at(self, time_ns: int) -> State:
         """The commanded state at a time; the oldest one that is known, if it was before that."""
-        assert self._stop is not None
-        if time_ns >= self._until_ns:
-            return self._stop.at(time_ns)
-        after = next((i for i, (ns, _) in enumerate(self._past) if ns > time_ns), 0)
-        if after == 0:
-            return self._past[0][1]
-        (t0, s0), (t1, s1) = self._past[after - 1], self._past[after]
-        u = (time_ns - t0) / (t1 - t0)
-        return State(*(x + u * (y - x) for x, y in zip(_parts(s0), _parts(s1), strict=True)))
+        assert self._path is not None
+        return self._path.at(time_ns)
 
     def moving(self, time_ns: int) -> bool:
         """Whether what has been commanded is not over at a time."""
-        return self._stop is not None and time_ns < self._stop.end_ns
+        return self._path is not None and time_ns < self._path.end_ns
 
     def resting_place(self) -> Array:
         """Where the arm comes to rest [J] if nothing more is commanded."""
-        assert self._stop is not None
-        return self._stop.at(self._stop.end_ns).q
+        assert self._path is not None
+        return self._path.at(self._path.end_ns).q
 
     def forget(self) -> None:
         """Nothing that was commanded is known any more, as after a jump of the clock."""
-        self._stop = None
-        self._past.clear()
+        self._path = None
 
     def start(self, now_ns: int) -> tuple[int, State]:
         """From when on a command that is given now can change the motion, and the state at that time."""
@@ -104,55 +86,59 @@ class Governor:
 
     def advance(self, reference: Reference, now_ns: int) -> Motion | None:
         """The next command towards a reference; None if the last one already reaches as far or further."""
+        assert self._path is not None
         start_ns, start = self.start(now_ns)
         horizon_ns = now_ns + self.lead_ns
         if horizon_ns <= start_ns:
             return None
-        assert self._stop is not None
-        state = self._towards(start, reference, start_ns, horizon_ns)
-        stop = self._profiles.stop(state, horizon_ns)
-        if stop is not None and self._keeps_limits(stop, start):
-            self._stop = stop
-        else:  # the way to rest that was checked before
-            state = self._stop.at(horizon_ns)
-        if start_ns > self._until_ns:  # commands ceased for a while
-            self._remember(start_ns, start)
-        self._remember(horizon_ns, state)
+        way = self._towards(start, reference, start_ns, horizon_ns)
+        if way is not None:
+            stop = self._profiles.stop(way[-1][1], horizon_ns)
+            # Otherwise the way to rest that was checked before stays in force.
+            if stop is not None and self._keeps_limits(stop, start):
+                rest = stop.sampled(self.period_ns, _MOST_POINTS)
+                self._path.replace_from(start_ns, start, [*way, *rest])
         self._until_ns = horizon_ns
+        self._path.forget_before(now_ns - self._kept_ns)
         return self.rest_of_path(now_ns)
 
     def rest_of_path(self, now_ns: int) -> Motion:
-        """What is committed from the lead on, to its end at rest."""
-        assert self._stop is not None
-        first_ns = now_ns + self.lead_ns
-        end_ns = max(self._stop.end_ns, first_ns)
-        spacing = max(self.period_ns, -(-(end_ns - first_ns) // (_MOST_POINTS - 1)))
-        times = (
-            [*range(first_ns, end_ns - spacing // 2, spacing), end_ns] if end_ns > first_ns else [first_ns]
-        )
-        states = [self.at(time_ns) for time_ns in times]
+        """What is committed from now on, to its end at rest."""
+        assert self._path is not None
+        times, states = self._path.from_here(now_ns)
+        if (
+            times[-1] < now_ns + self.lead_ns
+        ):  # it is at rest by then; controllers refuse what is over already
+            times, states = [*times, now_ns + self.lead_ns], [*states, states[-1]]
         velocities = np.array([state.v for state in states])
         velocities[-1] = 0.0  # exactly: trajectory controllers refuse an end in motion
         times_s = (np.array(times) - now_ns) / NS_PER_S
-        return Motion(now_ns, times_s, np.array([state.q for state in states]), velocities)
+        leads_to = int(np.searchsorted(times, now_ns + self.lead_ns))
+        return Motion(now_ns, times_s, np.array([state.q for state in states]), velocities, leads_to)
 
-    def _towards(self, start: State, reference: Reference, start_ns: int, horizon_ns: int) -> State:
-        """The state at the horizon on the way to meet the reference."""
+    def _towards(
+        self, start: State, reference: Reference, start_ns: int, horizon_ns: int
+    ) -> list[tuple[int, State]] | None:
+        """States on the way to meet the reference, up to the horizon; None if no way can be computed."""
         wanted, dt_s = self._inside(reference, horizon_ns), (horizon_ns - start_ns) / NS_PER_S
         if self.limits.joins(start, wanted, dt_s):
-            return wanted
+            return [(horizon_ns, wanted)]
         # A reference changes its speed on the way: what counts is how it moves where it is met.
-        ahead_s, state = dt_s, None
+        ahead_s, found = dt_s, None
         for _ in range(_MEETINGS):
-            found = self._profiles.meet(start, wanted, ahead_s, dt_s)
-            if found is None:
+            meeting = self._profiles.meet(start, wanted, ahead_s)
+            if meeting is None:
                 break
-            state, needed_s = found
+            found, needed_s = meeting, meeting.duration_s
             if abs(needed_s - ahead_s) < _MET_S or needed_s <= dt_s:
                 break
             ahead_s = needed_s
             wanted = self._inside(reference, start_ns + to_ns(ahead_s))
-        return self.at(horizon_ns) if state is None else state
+        if found is None:
+            return None
+        count = -(-(horizon_ns - start_ns) // self.period_ns)
+        times = [start_ns + (horizon_ns - start_ns) * (k + 1) // count for k in range(count)]
+        return [(time_ns, found.at((time_ns - start_ns) / NS_PER_S)) for time_ns in times]
 
     def _inside(self, reference: Reference, time_ns: int) -> State:
         """The reference, or, where it leaves the workspace box, its shadow on the border."""
@@ -189,12 +175,3 @@ class Governor:
         inside = np.clip(position, self._box.lower, self._box.upper)
         found = self._kinematics.inverse(inside, rotation, q).q
         return np.clip(found, self.limits.lower, self.limits.upper)
-
-    def _remember(self, time_ns: int, state: State) -> None:
-        self._past.append((time_ns, state))
-        while len(self._past) > 1 and self._past[1][0] < time_ns - self._kept_ns - self.lead_ns:
-            self._past.popleft()
-
-
-def _parts(state: State) -> tuple[Array, Array, Array]:
-    return state.q, state.v, state.a

@@ -24,6 +24,11 @@ Array = NDArray[np.float64]
 
 # Share of the velocity limits at which a reference can be met: with all of it, it could not be caught up.
 _MET_VELOCITY = 0.95
+# A command has a state every period, and trajectory controllers draw a cubic between two of them. A way that
+# takes so many periods to reach full acceleration peaks at 1.06 times what was planned when it is drawn so;
+# with a jerk that only finer commands could express, at 1.65 times. So less is planned than is allowed.
+JERK_PERIODS = 2.5
+PLANNED_ACCELERATION = 0.94
 # Relative room for rounding when a state is held against limits.
 _ROUNDING = 1e-6
 
@@ -51,7 +56,7 @@ class Reference(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class MotionLimits:
-    """Limits of every commanded state, [J] each: position [rad], velocity, acceleration, jerk."""
+    """Limits of everything that is commanded, [J] each: position [rad], velocity, acceleration, jerk."""
 
     lower: Array
     upper: Array
@@ -63,18 +68,22 @@ class MotionLimits:
     def of(robot: RobotFile, velocity_margin: float) -> MotionLimits:
         """A robot file's limits, less its margin of position and the part of velocity left to the servos.
 
+        Of jerk no more than commands at the robot file's rate can express.
+
         Raises:
             ValueError: velocity_margin is not within (0, 1].
         """
         if not 0.0 < velocity_margin <= 1.0:
             raise ValueError(f"velocity_margin is {velocity_margin}, expected above 0 and at most 1")
         limits = [robot.limits[name] for name in robot.arm_joints]
+        acceleration = np.array([limit.acceleration for limit in limits])
+        jerk = np.array([limit.jerk for limit in limits])
         return MotionLimits(
             robot.lower + robot.limit_margin_rad,
             robot.upper - robot.limit_margin_rad,
             velocity_margin * np.array([limit.velocity for limit in limits]),
-            np.array([limit.acceleration for limit in limits]),
-            np.array([limit.jerk for limit in limits]),
+            acceleration,
+            np.minimum(jerk, acceleration * robot.rates.command_hz / JERK_PERIODS),
         )
 
     def outside(self, low: Array, high: Array) -> float:
@@ -82,8 +91,10 @@ class MotionLimits:
         return float(max(np.max(self.lower - low), np.max(high - self.upper), 0.0))
 
     def joins(self, start: State, end: State, dt_s: float) -> bool:
-        """Whether a motion within the limits can lead from one state to the other in exactly this time."""
+        """Whether the limits allow the cubic from one state to the other in exactly this time."""
         more = 1.0 + _ROUNDING
+        if not self._allow_cubic(start, end, dt_s):
+            return False
         if np.any(np.abs(end.v) > more * self.velocity) or np.any(np.abs(end.a) > more * self.acceleration):
             return False
         most = more * self.acceleration * dt_s
@@ -96,6 +107,22 @@ class MotionLimits:
             and np.all(np.abs(end.a - start.a) <= jerk)
             and np.all(np.abs(speed) <= jerk * (dt_s / 2))
             and np.all(np.abs(way) <= jerk * (dt_s**2 / 6))
+        )
+
+    def _allow_cubic(self, start: State, end: State, dt_s: float) -> bool:
+        """Whether the curve that a trajectory controller draws keeps velocity and acceleration limits."""
+        more = 1.0 + _ROUNDING
+        mean = (end.q - start.q) / dt_s
+        first = (6 * mean - 4 * start.v - 2 * end.v) / dt_s  # its acceleration is linear: worst at the ends
+        last = (2 * start.v + 4 * end.v - 6 * mean) / dt_s
+        if np.any(np.maximum(np.abs(first), np.abs(last)) > more * self.acceleration):
+            return False
+        # Where the acceleration changes its sign, the velocity is at its peak.
+        turns = first * last < 0
+        share = np.where(turns, first / np.where(turns, first - last, 1.0), 0.0)
+        peak = np.abs(start.v + first * share * dt_s / 2)
+        return bool(
+            np.all(np.maximum(peak, np.abs(end.v)) <= more * np.maximum(self.velocity, np.abs(start.v)))
         )
 
 
@@ -112,11 +139,37 @@ class Profile:
         q, v, a = self._trajectory.at_time(max(time_ns - self.start_ns, 0) / NS_PER_S)
         return State(self._origin + np.array(q), np.array(v), np.array(a))
 
+    def sampled(self, period_ns: int, most: int) -> list[tuple[int, State]]:
+        """States after the start, the last at rest; a period apart, or `most` of a way that takes longer."""
+        length_ns = self.end_ns - self.start_ns
+        count = min(-(-length_ns // period_ns), most)
+        times = [self.start_ns + length_ns * (k + 1) // count for k in range(count)]
+        states = [self.at(time_ns) for time_ns in times[:-1]]
+        return [*zip(times, [*states, State.rest(self.at(self.end_ns).q)], strict=True)] if count else []
+
     def extent(self) -> tuple[Array, Array]:
         """Lowest and highest positions on the way, [J] each."""
         extrema = self._trajectory.position_extrema
         low, high = np.array([x.min for x in extrema]), np.array([x.max for x in extrema])
         return self._origin + low, self._origin + high
+
+
+@dataclass(frozen=True, eq=False)
+class Meeting:
+    """A way to a reference in steady motion: from `q` [J] rad with `v` [J] rad/s, `profile` away from it.
+
+    `duration_s`: until they are together [s].
+    """
+
+    profile: Profile
+    q: Array
+    v: Array
+    duration_s: float
+
+    def at(self, after_s: float) -> State:
+        """The state a time [s] after the start."""
+        away = self.profile.at(round(after_s * NS_PER_S))
+        return State(away.q + self.q + self.v * after_s, away.v + self.v, away.a)
 
 
 class Profiles:
@@ -135,7 +188,7 @@ class Profiles:
             wanted = InputParameter(count)
             wanted.control_interface = interface
             wanted.max_velocity = limits.velocity.tolist()
-            wanted.max_acceleration = limits.acceleration.tolist()
+            wanted.max_acceleration = (PLANNED_ACCELERATION * limits.acceleration).tolist()
             wanted.max_jerk = limits.jerk.tolist()
             wanted.target_position = wanted.target_velocity = wanted.target_acceleration = [0.0] * count
             self._inputs[interface] = wanted
@@ -147,26 +200,20 @@ class Profiles:
         trajectory = self._solve(self._inputs[ControlInterface.Velocity], start)
         return None if trajectory is None else Profile(trajectory, start_ns, state.q)
 
-    def meet(self, start: State, wanted: State, ahead_s: float, dt_s: float) -> tuple[State, float] | None:
-        """The way to meet a reference that is at `wanted` in `ahead_s`, if it moves steadily until then.
+    def meet(self, start: State, wanted: State, ahead_s: float) -> Meeting | None:
+        """The fastest way to meet a reference, at `wanted` in `ahead_s`, if it moves steadily until then.
 
         Seen from a reference in steady motion, meeting it is coming to rest; acceleration and jerk are the
-        same there, velocity limits are shifted.
-
-        Returns:
-            The state after `dt_s` on the fastest way, and how long that takes in all [s]; or None.
+        same there, velocity limits are shifted. None if no way can be computed.
         """
         most = _MET_VELOCITY * self._limits.velocity
         v = np.clip(wanted.v, -most, most)
         way = self._inputs[ControlInterface.Position]
         way.max_velocity = (self._limits.velocity - v).tolist()
         way.min_velocity = (-self._limits.velocity - v).tolist()
-        q = np.clip(wanted.q, self._limits.lower, self._limits.upper)
-        trajectory = self._solve(way, State(start.q - (q - v * ahead_s), start.v - v, start.a))
-        if trajectory is None:
-            return None
-        there = Profile(trajectory, 0).at(round(dt_s * NS_PER_S))
-        return State(there.q + q - v * (ahead_s - dt_s), there.v + v, there.a), trajectory.duration
+        q = np.clip(wanted.q, self._limits.lower, self._limits.upper) - v * ahead_s
+        trajectory = self._solve(way, State(start.q - q, start.v - v, start.a))
+        return None if trajectory is None else Meeting(Profile(trajectory, 0), q, v, trajectory.duration)
 
     def _solve(self, wanted: Any, state: State) -> Any:
         wanted.current_position = state.q.tolist()

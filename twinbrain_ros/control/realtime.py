@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinbrain_ros.control.governor import LEAD_PERIODS
 from twinbrain_ros.control.motion import Array
-from twinbrain_ros.control.timing import NS_PER_S, to_ns
+from twinbrain_ros.control.timing import NS_PER_S, lead_s, to_ns
 from twinbrain_ros.robot.actions import (
     compose_ee_deltas,
     euler_to_matrix,
@@ -78,7 +77,7 @@ class RealTimeGuide:
 
     def __init__(self, robot: RobotFile, kinematics: Kinematics) -> None:
         self._robot, self._kinematics = robot, kinematics
-        self._lead_ns = to_ns(LEAD_PERIODS / robot.rates.command_hz)
+        self._lead_ns = to_ns(lead_s(robot.rates.command_hz))
         self.delays = DelayWindow()
         self._sent: deque[ActionChunk] = deque(maxlen=4)
         self._driving: _Driving | None = None

@@ -1,10 +1,24 @@
-"""Nanoseconds and seconds."""
+"""Nanoseconds and seconds, and how far ahead commands are."""
 
 from __future__ import annotations
 
 NS_PER_S = 1_000_000_000
 
+# A command may reach the trajectory controller this long after it was decided; until then the arm goes on as
+# it was told before, so that a command that comes late leaves no trace.
+TRANSPORT_S = 0.02
+# A tick may come this much later than its time without the motion waiting for it.
+TICK_JITTER_S = 0.005
+
 
 def to_ns(seconds: float) -> int:
     """Seconds to whole nanoseconds."""
     return round(seconds * NS_PER_S)
+
+
+def lead_s(command_hz: float) -> float:
+    """How far ahead of its decision the state lies that a command leads to [s].
+
+    A period, in which the next command is decided, and the time that one needs to arrive.
+    """
+    return 1.0 / command_hz + TRANSPORT_S + TICK_JITTER_S

@@ -49,19 +49,27 @@ class Judged:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """The arm's way from one command on, to its end at rest.
+    """The arm's way from a decision on, to its end at rest; cubic between its points.
 
     Attributes:
         stamp_ns: when it was decided [ns].
-        times_s: [K], seconds after that.
+        times_s: [K], seconds after that, from 0 on.
         positions: [K, J], robot-file order [rad].
         velocities: [K, J] [rad/s]; the last are 0.
+        leads_to: index of the point that the decision leads to; those before it were committed already,
+            those after it are the way to rest.
     """
 
     stamp_ns: int
     times_s: NDArray[np.float64]
     positions: NDArray[np.float64]
     velocities: NDArray[np.float64]
+    leads_to: int = 0
+
+    @property
+    def lead_s(self) -> float:
+        """When the point that it leads to is due, after the decision [s]."""
+        return float(self.times_s[self.leads_to])
 
 
 @dataclass(frozen=True, eq=False)

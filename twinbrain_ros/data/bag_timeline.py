@@ -22,8 +22,8 @@ class Timeline:
     """Of one arm in a bag.
 
     Joint vectors are [J + 1]: arm joints in robot-file order [rad], gripper opening 0 to 1. Commands count
-    from when they were received, joint states and modes from their stamps [ns]. Messages that cannot be read
-    are in `frames.problems`, as those of cameras are.
+    from their stamps or, without one, from when they were received; joint states and modes from their stamps
+    [ns]. Messages that cannot be read are in `frames.problems`, as those of cameras are.
     """
 
     def __init__(self, frames: RecordedFrames) -> None:
@@ -62,7 +62,8 @@ class Timeline:
         positions = np.array([point.positions for point in content.points], dtype=np.float64)[:, order]
         if not np.isfinite(positions).all():
             raise ValueError(f"positions are {positions.tolist()}, expected finite numbers")
-        self._arm.append((log_ns, np.array(times), positions))
+        # Unstamped ones, in older bags, begin when they arrive.
+        self._arm.append((from_time(content.header.stamp) or log_ns, np.array(times), positions))
 
     def _on_gripper(self, content: Any, log_ns: int) -> None:
         if hasattr(content, "cmd"):  # the distance between both fingers

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinbrain_ros.control.timing import lead_s
 from twinbrain_ros.data.decode import image_from_buffer
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
@@ -24,6 +25,19 @@ def image_from_message(message: Any, camera: Camera) -> NDArray[np.uint8]:
     return image_from_buffer(
         message.data, message.width, message.height, message.step, message.encoding, camera
     )
+
+
+def leads_to(trajectory: Any, robot: RobotFile) -> int:
+    """Index of the point that an arm's trajectory leads to, before its way to rest.
+
+    A stamped one begins with what was committed before it was decided; older bags have unstamped ones, which
+    begin with the point itself.
+    """
+    if from_time(trajectory.header.stamp) == 0:
+        return 0
+    lead_ns = round(lead_s(robot.rates.command_hz) * NS_PER_S)
+    times = [from_time(point.time_from_start) for point in trajectory.points]
+    return next((k for k, time_ns in enumerate(times) if time_ns >= lead_ns), len(times) - 1)
 
 
 def told_finger_m(message: Any, robot: RobotFile) -> float:

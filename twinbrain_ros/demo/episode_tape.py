@@ -89,13 +89,10 @@ class EpisodeTape:
     def command(self, command: Command) -> None:
         """What the arm was told; the gripper's where it changes, as the controller node does."""
         robot, motion = self._robot, command.motion
-        times_s = motion.times_s.tolist()
-        arm = convert.trajectory_message(
-            robot.arm_joints, times_s, motion.positions.tolist(), motion.velocities.tolist()
-        )
+        arm = convert.motion_message(robot.arm_joints, motion, self._now_ns)
         self._put(robot.topics.arm_trajectory, arm)
         if command.finger_m != self._finger_m:
-            fingers = convert.trajectory_message([robot.gripper.joint], times_s[:1], [[command.finger_m]])
+            fingers = convert.trajectory_message([robot.gripper.joint], [motion.lead_s], [[command.finger_m]])
             self._put(robot.topics.gripper_trajectory, fingers)
             self._finger_m = command.finger_m
 

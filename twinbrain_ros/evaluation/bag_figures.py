@@ -15,7 +15,7 @@ from twinbrain_ros.data.bag import Bag, BagError, Message, open_bag
 from twinbrain_ros.data.contract import DRY_RUN, in_namespace
 from twinbrain_ros.data.decode import FrameError, joints_from_names
 from twinbrain_ros.data.episode_info import SUCCESS
-from twinbrain_ros.data.messages import NS_PER_S, from_time
+from twinbrain_ros.data.messages import NS_PER_S, from_time, leads_to
 from twinbrain_ros.data.problems import Problems
 from twinbrain_ros.data.recorded import camera_topics, namespace_of, robot_of
 from twinbrain_ros.evaluation import figures
@@ -196,7 +196,7 @@ class _Reading:
             positions, velocities, in_s = np.asarray(command.cmd, dtype=np.float64), None, 0.0
         else:
             order = [list(command.joint_names).index(name) for name in names]
-            point = command.points[0]
+            point = command.points[leads_to(command, self.robot)]
             positions = np.asarray(point.positions, dtype=np.float64)[order]
             velocities = np.asarray(point.velocities, dtype=np.float64)
             velocities = velocities[order] if len(velocities) else None

@@ -122,7 +122,13 @@ def measure_seams(
                 guides.executed(chunk.sequence, verdict.due_ns, now_ns)
         command = arm.tick()
         if command is not None:
-            rows.append((now_ns / NS_PER_S, command.motion.velocities[0], command.first_of is not None))
+            rows.append(
+                (
+                    now_ns / NS_PER_S,
+                    command.motion.velocities[command.motion.leads_to],
+                    command.first_of is not None,
+                )
+            )
     times, velocities, seams = zip(*rows, strict=True)
     return SeamRecord(
         strategy.value, tuple(robot.arm_joints), np.array(times), np.array(velocities), np.array(seams)

@@ -40,8 +40,9 @@ def make_arm_out(node: TwinBrainNode, robot: RobotFile, dry_run: bool) -> ArmOut
 class TrajectoryOut:
     """A ros2_control JointTrajectoryController for the arm and one for the gripper.
 
-    Each trajectory goes on from where the last one had led by then, and ends at rest: if commands cease, the
-    arm comes to a controlled stop all by itself. The gripper's goes out when it changes, as it is a switch.
+    Each trajectory is the committed way from its decision on, stamped with that, and ends at rest: if
+    commands cease, the arm comes to a controlled stop all by itself. The gripper's goes out when it changes,
+    as it is a switch.
     """
 
     def __init__(self, node: TwinBrainNode, robot: RobotFile, prefix: str) -> None:
@@ -53,15 +54,10 @@ class TrajectoryOut:
 
     def send(self, command: Command) -> None:
         motion, joint = command.motion, self._robot.gripper.joint
-        times_s = motion.times_s.tolist()
-        self._arm.publish(
-            convert.trajectory_message(
-                self._robot.arm_joints, times_s, motion.positions.tolist(), motion.velocities.tolist()
-            )
-        )
+        self._arm.publish(convert.motion_message(self._robot.arm_joints, motion, motion.stamp_ns))
         # Again with each chunk's first command: a gripper controller that was started anew knows of nothing.
         if command.finger_m != self._finger_m or command.first_of is not None:
-            self._gripper.publish(convert.trajectory_message([joint], times_s[:1], [[command.finger_m]]))
+            self._gripper.publish(convert.trajectory_message([joint], [motion.lead_s], [[command.finger_m]]))
             self._finger_m = command.finger_m
 
     def settle(self, positions: NDArray[np.float64]) -> None:
@@ -95,7 +91,7 @@ class JointGroupOut:
 
     def send(self, command: Command) -> None:
         motion: Motion = command.motion
-        self.settle(motion.positions[0])
+        self.settle(motion.positions[motion.leads_to])
         if command.finger_m != self._finger_m or command.first_of is not None:
             self._gripper.publish(self._single_message(name=self.SINGLE, cmd=2.0 * float(command.finger_m)))
             self._finger_m = command.finger_m

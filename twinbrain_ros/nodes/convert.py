@@ -13,6 +13,7 @@ from sensor_msgs.msg import Image
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from twinbrain_ros.control.modes import Intervention, ModeChange
+from twinbrain_ros.control.verdict import Motion
 
 # The way back is needed without ROS too: bags are read with it.
 from twinbrain_ros.data.messages import NS_PER_S
@@ -110,9 +111,11 @@ def trajectory_message(
     times_s: Sequence[float],
     positions: Sequence[Sequence[float]],
     velocities: Sequence[Sequence[float]] | None = None,
+    start_ns: int = 0,
 ) -> JointTrajectory:
-    """A trajectory [K] of joints [J]: times after it arrives, as a stamp of zero means: start now."""
+    """A trajectory [K] of joints [J]: times [s] after `start_ns` on the ROS clock; 0: after it arrives."""
     message = JointTrajectory(joint_names=list(names))
+    message.header.stamp = to_time(start_ns)
     for k, in_s in enumerate(times_s):
         point = JointTrajectoryPoint(positions=list(positions[k]))
         if velocities is not None:
@@ -121,6 +124,16 @@ def trajectory_message(
         point.time_from_start = Duration(sec=whole // NS_PER_S, nanosec=whole % NS_PER_S)
         message.points.append(point)
     return message
+
+
+def motion_message(names: Sequence[str], motion: Motion, stamp_ns: int) -> JointTrajectory:
+    """The committed way of the arm from a decision on, which was made at `stamp_ns` on the ROS clock.
+
+    A ROS 2 trajectory controller forgets the trajectory before and begins each new one where the arm is
+    measured, at rest, unless that trajectory says itself where the arm is to be now. So it begins with that.
+    """
+    positions, velocities = motion.positions.tolist(), motion.velocities.tolist()
+    return trajectory_message(names, motion.times_s.tolist(), positions, velocities, stamp_ns)
 
 
 def mode_message(state: ModeChange, stamp_ns: int) -> ControlMode:

@@ -69,8 +69,7 @@ class LockStepArm:
                 now_ns,
                 velocities=motion.velocities,
             )
-            lead_s = [float(motion.times_s[0])]
-            self._finger.set(self._finger.joints, [[command.finger_m]], lead_s, now_ns)
+            self._finger.set(self._finger.joints, [[command.finger_m]], [motion.lead_s], now_ns)
         end_ns = now_ns + to_ns(self.tick_s)
         while sim.time_ns < end_ns:
             at_ns = sim.time_ns + to_ns(_UPDATE_S)
