@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from twinbrain_ros.robot.robot_file import Camera, RobotFile
+from twinbrain_ros.robot.camera import COMPRESSED as COMPRESSED
+from twinbrain_ros.robot.camera import Camera
+from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TeleopInput, TwistInput
 
 DRY_RUN = "dry_run/"
 DIAGNOSTICS = "/diagnostics"
 SCENE_STATE = "scene_state"
-COMPRESSED = "/compressed"
 
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 JOINT_STATE, TRAJECTORY = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory"
@@ -54,7 +55,7 @@ class Topic:
 
 def info_topic(camera: Camera) -> str:
     """Where a camera's calibration belongs: beside its images."""
-    return str(PurePosixPath(camera.topic).with_name("camera_info"))
+    return str(PurePosixPath(camera.base_topic).with_name("camera_info"))
 
 
 def in_namespace(namespace: str, topic: str) -> str:
@@ -71,9 +72,10 @@ def recorded_topics(robot: RobotFile, namespace: str = "") -> list[Topic]:
     arm, gripper = _COMMANDS[robot.command_interface]
     relative = []
     for camera in robot.cameras:
+        # Who takes compressed images does so for the network's sake: raw ones are not asked for as well.
+        relative += [] if camera.compressed else [Topic(camera.topic, IMAGE)]
         relative += [
-            Topic(camera.topic, IMAGE),
-            Topic(camera.topic + COMPRESSED, COMPRESSED_IMAGE),
+            Topic(camera.base_topic + COMPRESSED, COMPRESSED_IMAGE),
             Topic(info_topic(camera), "sensor_msgs/msg/CameraInfo"),
         ]
     relative += [

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinbrain_ros.control.timing import lead_s
-from twinbrain_ros.data.decode import image_from_buffer
+from twinbrain_ros.data.decode import image_from_buffer, image_from_compressed
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
 
@@ -21,9 +21,21 @@ def from_time(stamp: Any) -> int:
 
 
 def image_from_message(message: Any, camera: Camera) -> NDArray[np.uint8]:
-    """Pixels [H, W, 3] uint8 RGB of a sensor_msgs/Image; raises FrameError as `image_from_buffer` does."""
+    """Pixels [H, W, 3] uint8 RGB of a sensor_msgs/Image or CompressedImage.
+
+    Raises:
+        FrameError: it is not what the robot file says (`image_from_buffer`, `image_from_compressed`).
+    """
+    if hasattr(message, "format"):
+        return image_from_compressed(message.data, camera, message.format)
     return image_from_buffer(
-        message.data, message.width, message.height, message.step, message.encoding, camera
+        message.data,
+        message.width,
+        message.height,
+        message.step,
+        message.encoding,
+        camera,
+        bool(message.is_bigendian),
     )
 
 

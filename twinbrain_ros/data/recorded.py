@@ -20,7 +20,7 @@ from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.control.realtime import RealTimeGuide
 from twinbrain_ros.data.bag import Bag, BagError, Message
 from twinbrain_ros.data.contract import COMPRESSED, in_namespace
-from twinbrain_ros.data.decode import FrameError, image_from_compressed, joints_from_names
+from twinbrain_ros.data.decode import FrameError, joints_from_names
 from twinbrain_ros.data.frames import FrameBuilder, NotReady, Observation
 from twinbrain_ros.data.messages import NS_PER_S, chunk_from_message, from_time, image_from_message
 from twinbrain_ros.data.problems import Problems
@@ -101,20 +101,21 @@ def camera_topics(bag: Bag, robot: RobotFile, namespace: str) -> dict[str, Camer
     """
     cameras = {}
     for camera in robot.cameras:
-        raw = in_namespace(namespace, camera.topic)
+        raw = in_namespace(namespace, camera.base_topic)
         packed = raw + COMPRESSED
+        if camera.compressed:
+            cameras[packed] = camera
+            continue
         cameras[packed if bag.count(packed) and not bag.count(raw) else raw] = camera
     return cameras
 
 
-def recorded_image(content: Any, topic: str, camera: Camera) -> NDArray[np.uint8]:
-    """Pixels [H, W, 3] uint8 RGB of a recorded image message, raw or compressed as its topic says.
+def recorded_image(content: Any, camera: Camera) -> NDArray[np.uint8]:
+    """Pixels [H, W, 3] uint8 RGB of a recorded image message, raw or compressed.
 
     Raises:
         FrameError: it is not what the robot file says.
     """
-    if topic.endswith(COMPRESSED):
-        return image_from_compressed(content.data, camera)
     image = image_from_message(content, camera)
     # A view of bytes, which torch would warn of.
     return image if image.flags.writeable else image.copy()
@@ -312,5 +313,5 @@ class RecordedFrames:
             self._builder.add_joints(stamp_ns, positions[:-1], float(positions[-1]))
             return stamp_ns
         camera = self._cameras[topic]
-        self._builder.add_image(camera.name, stamp_ns, recorded_image(content, topic, camera))
+        self._builder.add_image(camera.name, stamp_ns, recorded_image(content, camera))
         return stamp_ns

@@ -55,7 +55,7 @@ class FilmReader:
         if message is None:
             return None
         try:
-            image = recorded_image(self._bag.decode(message), topic, camera)
+            image = recorded_image(self._bag.decode(message), camera)
         except ValueError as error:
             self._problems.add(f"{topic}/film", f"{topic}: {error}")
             return None

@@ -134,7 +134,7 @@ class _Stream:
 
     def _read(self, bag: Bag, message: Message) -> Image | None:
         try:
-            return recorded_image(bag.decode(message), message.topic, self.camera)
+            return recorded_image(bag.decode(message), self.camera)
         except (BagError, FrameError, AttributeError) as error:
             self.damage = str(error)
             return None

@@ -11,7 +11,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
 from twinbrain_ros.data.contract import COMPRESSED, COMPRESSED_IMAGE, IMAGE, Topic
-from twinbrain_ros.data.decode import to_bgr
+from twinbrain_ros.data.pixels import to_pack
 
 FORMATS = ("none", "jpeg", "png")
 
@@ -20,15 +20,16 @@ class ImageCompression:
     """Turns sensor_msgs/Image into CompressedImage on `<topic>/compressed`, as image_transport names it.
 
     Args:
-        kind: `jpeg` or `png` (lossless).
+        kind: `jpeg` or `png` (lossless). Images of 16 bits and of Bayer patterns become PNG either way.
         quality: of JPEG, 1 to 100.
     """
 
     def __init__(self, kind: str, quality: int) -> None:
         self._kind = kind
-        self._options = (
-            [cv2.IMWRITE_JPEG_QUALITY, quality] if kind == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
-        )
+        self._options = {
+            "jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+            "png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
+        }
 
     def __call__(self, topic: Topic, data: bytes) -> tuple[Topic, bytes]:
         """The topic and the message to be written.
@@ -39,15 +40,20 @@ class ImageCompression:
         if topic.type != IMAGE:
             return topic, data
         image = deserialize_message(data, Image)
-        pixels = to_bgr(image.data, image.width, image.height, image.step, image.encoding)
-        done, packed = cv2.imencode(f".{self._kind}", pixels, self._options)
+        pixels = to_pack(
+            image.data, image.width, image.height, image.step, image.encoding, bool(image.is_bigendian)
+        )
+        # JPEG has no 16 bits, and would mix the colours of a Bayer pattern.
+        bayer = image.encoding.startswith("bayer_")
+        kind = "png" if pixels.dtype != np.uint8 or bayer else self._kind
+        done, packed = cv2.imencode(f".{kind}", pixels, self._options[kind])
         if not done:
-            raise ValueError(
-                f"the image of {image.width}x{image.height} cannot be compressed as {self._kind}"
-            )
-        channels = "mono8" if pixels.ndim == 2 else "bgra8" if pixels.shape[2] == 4 else "bgr8"
+            raise ValueError(f"the image of {image.width}x{image.height} cannot be compressed as {kind}")
+        bits = 8 * pixels.dtype.itemsize
+        channels = "mono" if pixels.ndim == 2 else "bgra" if pixels.shape[2] == 4 else "bgr"
         message = CompressedImage(
-            header=image.header, format=f"{image.encoding}; {self._kind} compressed {channels}"
+            header=image.header,
+            format=f"{image.encoding}; {kind} compressed {'' if bayer else f'{channels}{bits}'}",
         )
         message.data = array.array("B", np.ascontiguousarray(packed).tobytes())
         name = dataclasses.replace(topic, name=topic.name + COMPRESSED, type=COMPRESSED_IMAGE)

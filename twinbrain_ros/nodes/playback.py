@@ -55,7 +55,7 @@ def played_topics(robot: RobotFile, namespace: str) -> set[str]:
     names = robot.topics
     relative = [names.joint_states, names.instruction, names.robot_description, SCENE_STATE]
     for camera in robot.cameras:
-        relative += [camera.topic, camera.topic + COMPRESSED, info_topic(camera)]
+        relative += [camera.base_topic, camera.base_topic + COMPRESSED, info_topic(camera)]
     return {in_namespace(namespace, name) for name in relative}
 
 

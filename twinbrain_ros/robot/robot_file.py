@@ -18,11 +18,11 @@ import numpy as np
 import yaml
 
 from twinbrain_ros.resources import robot_file_path
+from twinbrain_ros.robot.camera import Camera as Camera
+from twinbrain_ros.robot.camera import read_cameras
 from twinbrain_ros.robot.strict import StrictMapping
 from twinbrain_ros.robot.teleop_inputs import TeleopInput, read_teleop
 
-CAMERA_ROLES = ("third_person", "wrist")
-ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
 ACTION_SPACES = ("ee_delta", "joint_position")
 COMPOSITIONS = ("observation", "previous_target")
 EE_DELTA_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
@@ -65,19 +65,6 @@ class Gripper:
     def finger(self, opening: float) -> float:
         """Return the finger position [m] of an opening; a command: clipped to 0..1."""
         return self.closed_m + min(max(float(opening), 0.0), 1.0) * (self.open_m - self.closed_m)
-
-
-@dataclass(frozen=True)
-class Camera:
-    """One camera: its topic, role and the exact images [pixels] it must deliver at ``rate_hz``."""
-
-    name: str
-    topic: str
-    role: str
-    width: int
-    height: int
-    encoding: str
-    rate_hz: float
 
 
 @dataclass(frozen=True)
@@ -228,7 +215,7 @@ def _robot(document: Any, path: Path) -> RobotFile:
         limit_margin_rad=arm.number("limit_margin_rad", 0.0, 0.5),
         home=_home(arm, joints, limits),
         gripper=_gripper(top),
-        cameras=_cameras(top),
+        cameras=read_cameras(top),
         topics=Topics(**{key: topics.topic(key) for key in Topics.__dataclass_fields__}),
         rates=Rates(rates.number("joint_states_hz", 1, 1000), rates.number("command_hz", 1, 1000)),
         action=_action(top, joints),
@@ -281,31 +268,6 @@ def _gripper(top: StrictMapping) -> Gripper:
         raise source.fail("open_m", open_m, f"more than closed_m, {closed_m:g}")
     force_n = source.number("force_n", 0.0)
     return Gripper(source.text("joint"), source.text("mimic"), closed_m, open_m, force_n)
-
-
-def _cameras(top: StrictMapping) -> tuple[Camera, ...]:
-    entries = top.raw("cameras")
-    if not isinstance(entries, list) or not entries:
-        raise top.fail("cameras", entries, "a list of at least one camera")
-    cameras = []
-    for index, entry in enumerate(entries):
-        keys = tuple(Camera.__dataclass_fields__)
-        source = StrictMapping(entry, top.source, keys, f"cameras[{index}]", RobotFileError)
-        cameras.append(
-            Camera(
-                source.text("name"),
-                source.topic("topic"),
-                source.text("role", CAMERA_ROLES),
-                source.integer("width", 1, 8192),
-                source.integer("height", 1, 8192),
-                source.text("encoding", ENCODINGS),
-                source.number("rate_hz", 0.1, 1000),
-            )
-        )
-    names = [camera.name for camera in cameras]
-    if len(set(names)) != len(names):
-        raise top.fail("cameras", names, "cameras of different names")
-    return tuple(cameras)
 
 
 def _action(top: StrictMapping, joints: tuple[str, ...]) -> ActionSpec:
