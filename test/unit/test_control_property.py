@@ -145,7 +145,7 @@ class Chaos:
         outside = max(governor.outside_m(q) for q in (motion.positions[0], motion.positions[-1]))
         # An arm that was put outside may come back by any way that leads no further out than it began.
         self.outside = max(self.outside, governor.outside_m(start_q)) if self.last is None else self.outside
-        assert outside <= max(BOX_TOLERANCE_M, self.outside) + 1e-5
+        assert outside <= self.outside + BOX_TOLERANCE_M + 1e-5
         if max(governor.outside_m(q) for q in motion.positions) <= BOX_TOLERANCE_M:
             self.outside = 0.0  # and all the way to rest it stays inside
         state = governor.at(horizon)

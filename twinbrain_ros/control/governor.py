@@ -11,6 +11,7 @@ import numpy as np
 
 from twinbrain_ros.control.motion import Array, MotionLimits, Profile, Profiles, Reference, State
 from twinbrain_ros.control.path import CommittedPath
+from twinbrain_ros.control.room import Border, Room
 from twinbrain_ros.control.timing import NS_PER_S, TRANSPORT_S, lead_s, to_ns
 from twinbrain_ros.control.verdict import Motion
 from twinbrain_ros.robot.kinematics import Kinematics
@@ -41,7 +42,8 @@ class Governor:
         self.period_ns = to_ns(1.0 / robot.rates.command_hz)
         self.lead_ns = to_ns(lead_s(robot.rates.command_hz))
         self._profiles = Profiles(self.limits)
-        self._box = robot.workspace
+        self.room = Room(robot.workspace)
+        self._border, self._box = Border.SLIDE, robot.workspace
         self._kinematics = kinematics
         self._kept_ns = to_ns(robot.action.max_chunk_age_s + robot.observation.max_age_s) + self.lead_ns
         self._path: CommittedPath | None = None
@@ -56,6 +58,7 @@ class Governor:
 
     def place(self, q: Array, now_ns: int) -> None:
         """Forgets everything: the arm is at rest at `q` [J]."""
+        self.room.hold(self._kinematics.forward(q)[0])
         self._path = CommittedPath(now_ns, State.rest(q))
         self._until_ns = now_ns
 
@@ -84,9 +87,10 @@ class Governor:
 
     # Commands ---------------------------------------------------------------------------------------
 
-    def advance(self, reference: Reference, now_ns: int) -> Motion | None:
+    def advance(self, reference: Reference, now_ns: int, border: Border = Border.SLIDE) -> Motion | None:
         """The next command towards a reference; None if the last one already reaches as far or further."""
         assert self._path is not None
+        self._take_border(border, now_ns)
         start_ns, start = self.start(now_ns)
         horizon_ns = now_ns + self.lead_ns
         if horizon_ns <= start_ns:
@@ -141,9 +145,9 @@ class Governor:
         return [(time_ns, found.at((time_ns - start_ns) / NS_PER_S)) for time_ns in times]
 
     def _inside(self, reference: Reference, time_ns: int) -> State:
-        """The reference, or, where it leaves the workspace box, its shadow on the border."""
+        """The reference, or, where it slides along the border of the room, its shadow on that."""
         wanted = reference.at(time_ns)
-        if self.outside_m(wanted.q) <= BOX_TOLERANCE_M / 4:
+        if self._border is not Border.SLIDE or self._beyond_m(wanted.q) <= BOX_TOLERANCE_M / 4:
             return wanted
         later_ns = time_ns + self.period_ns
         q = self.into_box(wanted.q)
@@ -151,18 +155,32 @@ class Governor:
         return State(q, v, np.zeros_like(q))
 
     def _keeps_limits(self, stop: Profile, start: State) -> bool:
-        """Whether a way to rest stays inside limits and box, or no further outside than the arm is now."""
+        """Whether a way to rest stays inside limits and room, or no further outside than the arm is now."""
         allowed = max(LIMIT_TOLERANCE_RAD, self.limits.outside(start.q, start.q))
         if self.limits.outside(*stop.extent()) > allowed:
             return False
+        if self._border is Border.CROSS:
+            return True
         worst = -np.inf
         for count in _STOP_SAMPLES:
             samples = np.linspace(stop.start_ns, stop.end_ns, count).astype(np.int64)
-            worst = max(self.outside_m(stop.at(int(ns)).q) for ns in samples)
+            worst = max(self._beyond_m(stop.at(int(ns)).q) for ns in samples)
             if worst < -_FAR_M:
                 return True
         # Half of the tolerance is for what lies between two samples.
-        return worst <= BOX_TOLERANCE_M / 2 or worst <= self.outside_m(start.q)
+        return worst <= BOX_TOLERANCE_M / 2 or worst <= self._beyond_m(start.q)
+
+    def _take_border(self, border: Border, now_ns: int) -> None:
+        """Another rule at the border; the room becomes smaller as the arm comes in."""
+        crossed, self._border = self._border is Border.CROSS, border
+        if border is not Border.CROSS and (crossed or self.room.wide):
+            here_q = self.start(now_ns)[1].q
+            needed = [self._kinematics.forward(q)[0] for q in (here_q, self.resting_place())]
+            (self.room.hold if crossed else self.room.shrink)(*needed)
+
+    def _beyond_m(self, q: Array) -> float:
+        """How far the tool is outside the room along its worst axis [m]; negative inside."""
+        return self.room.outside_m(self._kinematics.forward(q)[0])
 
     def outside_m(self, q: Array) -> float:
         """How far the tool is outside the workspace box along its worst axis [m]; negative inside."""
@@ -170,8 +188,8 @@ class Governor:
         return float(np.max(np.maximum(self._box.lower - position, position - self._box.upper)))
 
     def into_box(self, q: Array) -> Array:
-        """Joints [J] whose tool pose is the nearest one inside the box, as near as the arm gets to it."""
+        """Joints [J] whose tool pose is the nearest one inside the room, as near as the arm gets to it."""
         position, rotation = self._kinematics.forward(q)
-        inside = np.clip(position, self._box.lower, self._box.upper)
+        inside = self.room.clip(position)
         found = self._kinematics.inverse(inside, rotation, q).q
         return np.clip(found, self.limits.lower, self.limits.upper)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from twinbrain_ros.control.motion import Array, MotionLimits
+from twinbrain_ros.control.room import Room
 from twinbrain_ros.robot.actions import euler_to_matrix
 from twinbrain_ros.robot.kinematics import ROTATION_WEIGHT_M, Kinematics, pose_error
-from twinbrain_ros.robot.robot_file import Workspace
 
 # Towards a singular pose (a stretched elbow, wrist axes in line) the tool is slowed down from the first
 # ratio of the Jacobian's largest to smallest singular value on, and stopped at the second; away from one not.
@@ -26,12 +26,12 @@ class ToolServo:
 
     Args:
         kinematics: of the arm.
-        box: that the tool stays in; it slides along its border.
+        room: that the tool stays in; it slides along its border.
         limits: of joint positions and velocities.
     """
 
-    def __init__(self, kinematics: Kinematics, box: Workspace, limits: MotionLimits) -> None:
-        self._kinematics, self._box, self._limits = kinematics, box, limits
+    def __init__(self, kinematics: Kinematics, room: Room, limits: MotionLimits) -> None:
+        self._kinematics, self._bounds, self._limits = kinematics, room, limits
 
     def place(self, q: Array) -> None:
         """Begins at joints [J]."""
@@ -68,10 +68,9 @@ class ToolServo:
         return float(min(1.0, np.min(fastest / asked), np.min(stops)))
 
     def _moved(self, step: Array) -> tuple[Array, Array]:
-        """The pose on the line, further by a step [6] in m and rad, inside the box."""
+        """The pose on the line, further by a step [6] in m and rad, inside the room."""
         position, rotation = self._pose
-        inside = np.clip(position + step[:3], self._box.lower, self._box.upper)
-        return inside, euler_to_matrix(step[3:]) @ rotation
+        return self._bounds.clip(position + step[:3]), euler_to_matrix(step[3:]) @ rotation
 
     def _jacobian(self, q: Array) -> Array:
         return _WEIGHTS[:, None] * self._kinematics.jacobian(q)

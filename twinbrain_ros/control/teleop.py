@@ -170,7 +170,7 @@ class TeleopDrive:
         )
         self._ramp = np.repeat(speeds, 3) / RAMP_S
         self._governor = governor
-        self._servo = ToolServo(kinematics, robot.workspace, governor.limits)
+        self._servo = ToolServo(kinematics, governor.room, governor.limits)
         self._at_ns = now_ns + governor.lead_ns
         self._leader: list[tuple[int, Array]] = []
         self._offset: Array | None = None
