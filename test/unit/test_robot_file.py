@@ -97,7 +97,7 @@ def _set(*keys: str | int, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("arm", "home", value=[0, 0, 0, 0, 3.0, 0]), ["'arm.home'", "'wrist_angle' within its limits"]),
         (_set("arm", "home", value=[0.0, 0.0]), ["'arm.home' is [0.0, 0.0]", "a list of 6 finite numbers"]),
         (_set("arm", "joints", value="waist"), ["'arm.joints' is 'waist'", "a list of"]),
-        (_set("arm", "limits", "elbow", "upper", value=1.5), ["arm.limits.elbow.upper", "expected 1.6057"]),
+        (_set("arm", "limits", "elbow", "upper", value=1.7), ["arm.limits.elbow.upper", "expected 1.6057"]),
         (_set("frames", "tool", value="hand"), ["'frames.tool' is 'hand'", "a link of wx250s.urdf"]),
         (_set("gripper", "joint", value="thumb"), ["joint 'thumb'", "a joint of wx250s.urdf"]),
         (_set("gripper", "open_m", value=0.01), ["'gripper.open_m' is 0.01", "more than closed_m, 0.015"]),

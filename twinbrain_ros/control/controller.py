@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinbrain_ros.control.executor import ChunkExecutor
+from twinbrain_ros.control.go_to import GoTo, WayEnd, find_pose
 from twinbrain_ros.control.governor import Governor
 from twinbrain_ros.control.modes import ASKED, Event, Intervention, Mode, ModeChange, ModeError, Modes
 from twinbrain_ros.control.motion import Reference
+from twinbrain_ros.control.room import Border
 from twinbrain_ros.control.strategies import ChunkSettings
 from twinbrain_ros.control.teleop import Inputs, TeleopDrive
 from twinbrain_ros.control.verdict import Command, Judged, Outcome, Verdict
@@ -24,6 +26,7 @@ from twinbrain_ros.control.watchdogs import (
 )
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
+from twinbrain_ros.robot.poses import Pose, pose_of
 from twinbrain_ros.robot.robot_file import RobotFile
 
 VELOCITY_MARGIN = 0.9
@@ -31,7 +34,7 @@ VELOCITY_MARGIN = 0.9
 # instead would let it sink by its sag at every start. One that is further away has been moved by somebody.
 SAME_PLACE_RAD = 0.1
 
-Happening = Judged | ModeChange | Intervention
+Happening = Judged | ModeChange | Intervention | WayEnd
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,10 @@ class ArmController:
         self._modes = Modes()
         self._joints, self._policy, self._clock = JointsWatch(), PolicyWatch(), ClockWatch()
         self._drive: TeleopDrive | None = None
+        self._go_to: GoTo | None = None
         self._intervention: Intervention | None = None
         self._finger_m: float | None = None  # as commanded last
-        self._number = 0
+        self._number = self._ways = 0
 
     @property
     def state(self) -> ModeChange:
@@ -91,12 +95,29 @@ class ArmController:
     @property
     def driven(self) -> bool:
         """Whether somebody or something may move the arm."""
-        return self.mode in (Mode.AUTONOMY, Mode.TELEOP)
+        return self.mode in (Mode.AUTONOMY, Mode.TELEOP, Mode.GO_TO)
 
     @property
     def running(self) -> ActionChunk | None:
         """The chunk that drives, if one does."""
         return self._executor.running
+
+    @property
+    def pose(self) -> Pose | None:
+        """The pose that the arm is measured in; None: none that has a name, or the joints are not known."""
+        newest = self._joints.newest
+        return pose_of(self._robot.poses, newest.arm) if newest is not None else None
+
+    @property
+    def advice(self) -> str:
+        """What to do before the arm can be driven from where it lies; empty if nothing."""
+        pose = self.pose
+        return f"the arm lies in {pose.name!r}: go_to home first" if pose is not None and pose.rest else ""
+
+    @property
+    def on_the_way(self) -> GoTo | None:
+        """The way to a pose that leads the arm, if one does."""
+        return self._go_to
 
     @property
     def teleop_problem(self) -> str:
@@ -166,12 +187,36 @@ class ArmController:
         """
         if mode not in ASKED:
             known = ", ".join(f"{asked.name} ({asked.value})" for asked in ASKED)
-            more = "; the service estop stops" if mode == Mode.ESTOP else ""
+            hints = {
+                Mode.ESTOP: "; the service estop stops",
+                Mode.GO_TO: "; the action go_to leads to a pose",
+            }
+            more = hints.get(Mode(mode), "") if mode in set(Mode) else ""
             raise ModeError(f"mode is {mode}, expected one of {known}{more}")
         event = ASKED[Mode(mode)]
         self._modes.next(event)
         if mode != self.mode or self._modes.taken_over:
             self._change(event, now_ns, steady_ns, source, reason)
+
+    def go_to(
+        self, pose: str, speed: float, now_ns: int, steady_ns: int, source: str, reason: str = ""
+    ) -> int:
+        """Leads the arm to a pose at a share of its limits; gives the number of its `WayEnd`.
+
+        Raises:
+            ModeError: it cannot follow the present mode, or the joints cannot be relied on.
+            WayError: there is no such pose, or no way there.
+        """
+        self._modes.next(Event.ASK_GO_TO)
+        goal = find_pose(self._robot, pose)
+        self._start(Event.ASK_GO_TO, now_ns)
+        self._ways += 1
+        way = GoTo(self._robot, self._kinematics, self.governor, pose, speed, now_ns, self._ways)
+        self._change(Event.ASK_GO_TO, now_ns, steady_ns, source, reason or f"go to {pose!r}")
+        self._go_to = way
+        if goal.finger_m is not None:
+            self._finger_m = goal.finger_m
+        return self._ways
 
     def estop(self, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
         """Comes to rest now, and stays there until `reset`."""
@@ -196,13 +241,11 @@ class ArmController:
     def _change(self, event: Event, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
         """The only place where the mode changes."""
         before = self.mode
-        if self._modes.next(event) in (Mode.TELEOP, Mode.AUTONOMY):
-            problem = self.joints_problem(now_ns)
-            if problem:
-                raise ModeError(f"cannot start {self._modes.next(event).name.lower()}: {problem}")
-            if before is Mode.HOLD:
-                self._start_from_here(now_ns)
-        self._drive = None
+        self._start(event, now_ns)
+        if self._go_to is not None:
+            arrived = event is Event.ARRIVE and reason == self._go_to.arrived
+            self.happenings.append(WayEnd(self._go_to.number, self._go_to.goal.name, arrived, reason))
+        self._drive = self._go_to = None
         self.happenings += self._executor.drop()
         after = self._modes.enter(event, now_ns, source, reason)
         if after.mode is Mode.AUTONOMY:
@@ -210,6 +253,17 @@ class ArmController:
             self._policy.start(steady_ns)
         self.happenings.append(after)
         self._note_intervention(before, after)
+
+    def _start(self, event: Event, now_ns: int) -> None:
+        """Makes ready for the mode that an event leads to; ModeError if the joints stand against it."""
+        mode = self._modes.next(event)
+        if mode not in (Mode.TELEOP, Mode.AUTONOMY, Mode.GO_TO):
+            return
+        problem = self.joints_problem(now_ns)
+        if problem:
+            raise ModeError(f"cannot start {mode.name.lower()}: {problem}")
+        if self.mode is Mode.HOLD:
+            self._start_from_here(now_ns)
 
     def _start_from_here(self, now_ns: int) -> None:
         """From where the arm was left, or, if it is not there any more, from where it is."""
@@ -242,19 +296,23 @@ class ArmController:
         """To be called once a period: what to send now; None: nothing, the arm is or comes to rest."""
         self._watch(now_ns, steady_ns)
         self._arbitrate(now_ns, steady_ns)
+        self._arrive(now_ns, steady_ns)
         return self.command(now_ns)
 
     def command(self, now_ns: int) -> Command | None:
         """What to send now, apart from the regular tick: as soon as a chunk has come."""
         reference: Reference | None = None
+        border = Border.SLIDE
         if self.mode is Mode.AUTONOMY:
             reference, judged = self._executor.follow(now_ns)
             self.happenings += judged
         elif self.mode is Mode.TELEOP:
             reference = self._person(now_ns)
+        elif self.mode is Mode.GO_TO:
+            reference, border = self._go_to, Border.CROSS
         if reference is None:
             return None
-        motion = self.governor.advance(reference, now_ns)
+        motion = self.governor.advance(reference, now_ns, border)
         if motion is None:
             return None
         first_of = None
@@ -297,6 +355,15 @@ class ArmController:
             silent = self.inputs.wish(driving, now_ns) is None
             event, what = (Event.FALL_SILENT, "fell silent") if silent else (Event.LET_GO, "let go")
             self._change(event, now_ns, steady_ns, driving, f"{driving} {what}")
+
+    def _arrive(self, now_ns: int, steady_ns: int) -> None:
+        """Ends a way to a pose that is over."""
+        if self._go_to is None:
+            return
+        newest = self._joints.newest if self.settings.follows else None
+        outcome = self._go_to.outcome(now_ns, newest.arm if newest is not None else None)
+        if outcome is not None:
+            self._change(Event.ARRIVE, now_ns, steady_ns, self.state.source, outcome)
 
     def _person(self, now_ns: int) -> TeleopDrive | None:
         """The reference of the input that drives; without one it stands where the arm comes to rest."""

@@ -71,6 +71,11 @@ class Governor:
         """Whether what has been commanded is not over at a time."""
         return self._path is not None and time_ns < self._path.end_ns
 
+    def rests_ns(self) -> int:
+        """When the arm is at rest if nothing more is commanded."""
+        assert self._path is not None
+        return self._path.end_ns
+
     def resting_place(self) -> Array:
         """Where the arm comes to rest [J] if nothing more is commanded."""
         assert self._path is not None

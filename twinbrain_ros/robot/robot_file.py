@@ -20,6 +20,7 @@ import yaml
 from twinbrain_ros.resources import robot_file_path
 from twinbrain_ros.robot.camera import Camera as Camera
 from twinbrain_ros.robot.camera import read_cameras
+from twinbrain_ros.robot.poses import Pose, read_poses
 from twinbrain_ros.robot.strict import StrictMapping
 from twinbrain_ros.robot.teleop_inputs import TeleopInput, read_teleop
 
@@ -125,8 +126,9 @@ class Workspace:
 class RobotFile:
     """One robot.
 
-    ``home`` [rad] has shape [len(arm_joints)] and their order; commands keep ``limit_margin_rad`` from the
-    position limits; ``command_interface`` is one of COMMAND_INTERFACES; ``teleop``: what people drive with.
+    ``home`` [rad] has shape [len(arm_joints)] and their order, and is one of ``poses``; commands keep
+    ``limit_margin_rad`` from the position limits; ``command_interface`` is one of COMMAND_INTERFACES;
+    ``teleop``: what people drive with.
     """
 
     name: str
@@ -138,6 +140,7 @@ class RobotFile:
     limits: Mapping[str, JointLimit]
     limit_margin_rad: float
     home: np.ndarray
+    poses: Mapping[str, Pose]
     gripper: Gripper
     cameras: tuple[Camera, ...]
     topics: Topics
@@ -193,13 +196,16 @@ def load_robot(name_or_path: str | Path) -> RobotFile:
 def _robot(document: Any, path: Path) -> RobotFile:
     keys = ("name", "urdf", "frames", "arm", "gripper", "cameras", "topics", "rates", "action", "observation")
     more = ("workspace", "command", "teleop")
-    top = StrictMapping(document, str(path), (*keys, *more), error=RobotFileError)
+    top = StrictMapping(document, str(path), (*keys, *more), error=RobotFileError, optional=("poses",))
     frames = top.mapping("frames", ("base", "tool"))
     arm = top.mapping("arm", ("joints", "limits", "limit_margin_rad", "home"))
     joints = arm.texts("joints")
     limits = _limits(arm.mapping("limits", joints), joints)
     topics = top.mapping("topics", tuple(Topics.__dataclass_fields__))
     rates = top.mapping("rates", ("joint_states_hz", "command_hz"))
+    margin = arm.number("limit_margin_rad", 0.0, 0.5)
+    home, gripper = _home(arm, joints, limits), _gripper(top)
+    ranges = {name: (limit.lower + margin, limit.upper - margin) for name, limit in limits.items()}
     observation = top.mapping("observation", ("state_names", "max_age_s", "max_skew_s"))
     state_names = observation.texts("state_names")
     if state_names != STATE_NAMES:
@@ -212,9 +218,10 @@ def _robot(document: Any, path: Path) -> RobotFile:
         tool_frame=frames.text("tool"),
         arm_joints=joints,
         limits=limits,
-        limit_margin_rad=arm.number("limit_margin_rad", 0.0, 0.5),
-        home=_home(arm, joints, limits),
-        gripper=_gripper(top),
+        limit_margin_rad=margin,
+        home=home,
+        poses=read_poses(top, home, ranges, (gripper.closed_m, gripper.open_m)),
+        gripper=gripper,
         cameras=read_cameras(top),
         topics=Topics(**{key: topics.topic(key) for key in Topics.__dataclass_fields__}),
         rates=Rates(rates.number("joint_states_hz", 1, 1000), rates.number("command_hz", 1, 1000)),
