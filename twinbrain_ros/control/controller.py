@@ -243,8 +243,9 @@ class ArmController:
         before = self.mode
         self._start(event, now_ns)
         if self._go_to is not None:
-            arrived = event is Event.ARRIVE and reason == self._go_to.arrived
-            self.happenings.append(WayEnd(self._go_to.number, self._go_to.goal.name, arrived, reason))
+            way, arrived = self._go_to, reason == self._go_to.arrived
+            stuck = event is Event.ARRIVE and not arrived
+            self.happenings.append(WayEnd(way.number, way.goal.name, arrived, reason, stuck))
         self._drive = self._go_to = None
         self.happenings += self._executor.drop()
         after = self._modes.enter(event, now_ns, source, reason)

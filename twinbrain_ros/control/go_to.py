@@ -14,6 +14,7 @@ from twinbrain_ros.control.timing import NS_PER_S
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.poses import Pose, pose_of, way_between
 from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.text import shown
 
 # What a way asks for at speed 1, of the limits that are left to commands: the arm must be able to keep up.
 _VELOCITY, _ACCELERATION, _JERK = 0.9, 0.8, 0.8
@@ -31,12 +32,16 @@ class WayError(ValueError):
 
 @dataclass(frozen=True)
 class WayEnd:
-    """What became of a way to a pose: `message` says where the arm is, or why it is not there."""
+    """What became of a way to a pose: `message` says where the arm is, or why it is not there.
+
+    problem: whether the arm could not get there; not so if it was stopped, or led elsewhere.
+    """
 
     number: int
     goal: str
     success: bool
     message: str
+    problem: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +147,7 @@ class GoTo:
 def find_pose(robot: RobotFile, name: str) -> Pose:
     """The pose of that name; raises WayError, which names those there are."""
     if name not in robot.poses:
-        raise WayError(f"there is no pose {name!r}, expected one of {', '.join(robot.poses)}")
+        raise WayError(f"there is no pose {shown(name)}, expected one of {', '.join(robot.poses)}")
     return robot.poses[name]
 
 

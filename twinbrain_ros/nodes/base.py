@@ -119,6 +119,10 @@ class TwinBrainNode(LifecycleNode):
         self._made.append((self.destroy_service, service))
         return service
 
+    def keep(self, destroy: Callable[[Any], Any], made: Any) -> None:
+        """Something else that lasts until cleanup, and how it is destroyed."""
+        self._made.append((destroy, made))
+
     def every(self, period_s: float, callback: Callable[[], None]) -> None:
         """A timer that lasts until deactivation; it runs by a steady clock."""
         self._timers_made.append(self.create_timer(period_s, self._guarded(callback), clock=self._steady))

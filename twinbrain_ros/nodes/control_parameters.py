@@ -53,6 +53,14 @@ LIVE = (
         lower=0,
         upper=1000,
     ),
+    Declared(
+        "go_to_speed",
+        0.25,
+        "Share of the limits at which go_to moves the arm, where the goal says nothing of it.",
+        unit="1",
+        lower=0.01,
+        upper=1.0,
+    ),
     Declared("ensemble_weights", "adaptive_cosine", f"Weights of temporal_ensemble: {_WEIGHTINGS}."),
     Declared(
         "ensemble_decay",

@@ -1,6 +1,7 @@
 """Turns action chunks, or what a person does, into commands; the ROS face of `control/controller.py`.
 
-In:  action_chunk, policy_status, joint_states, teleop inputs; services set_mode, estop, reset.
+In:  action_chunk, policy_status, joint_states, teleop inputs; services set_mode, estop, reset, go_<pose>;
+     action go_to.
 Out: arm and gripper commands, chunk_status (one for each chunk), control_mode (latched), intervention.
 
 An arm trajectory leads to where the arm is to be two command periods from now, and from there to rest; it is
@@ -22,6 +23,7 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from twinbrain_ros.control.controller import ArmController, Happening
+from twinbrain_ros.control.go_to import WayEnd
 from twinbrain_ros.control.modes import Intervention, Mode, ModeChange, ModeError
 from twinbrain_ros.control.verdict import Command, Outcome, Verdict
 from twinbrain_ros.control.watchdogs import PolicyBeat
@@ -36,6 +38,7 @@ from twinbrain_ros.nodes.control_parameters import FIXED, LIVE, settings_of
 from twinbrain_ros.nodes.health import Level
 from twinbrain_ros.nodes.pacing import Rhythm
 from twinbrain_ros.nodes.parameters import Declared
+from twinbrain_ros.nodes.pose_action import PoseAction
 from twinbrain_ros.nodes.runner import run_node
 from twinbrain_ros.nodes.teleop_topics import TeleopTopics
 from twinbrain_ros.robot.kinematics import Kinematics
@@ -86,6 +89,9 @@ class ControllerNode(TwinBrainNode):
         self.serve(Trigger, "estop", self._on_estop)
         self.serve(Trigger, "reset", self._on_reset)
         TeleopTopics(self, robot, controller.inputs, self._estop_pressed, self._tool_rotation)
+        self._poses = PoseAction(
+            self, robot, controller, self._times, self._refusal, self._tell, self._guarded
+        )
         for counter in (
             "chunks_executed",
             "ticks",
@@ -129,6 +135,20 @@ class ControllerNode(TwinBrainNode):
     def _times(self) -> tuple[int, int]:
         """The ROS clock and a steady one [ns]."""
         return self.now_ns(), time.monotonic_ns()
+
+    def _refusal(self) -> str:
+        """Why nothing may be asked of the controller now; empty if it may."""
+        return (
+            ""
+            if self.phase == "active"
+            else f"the controller is {self.phase}, expected active: the arm holds"
+        )
+
+    def condition(self) -> str:
+        advice = (
+            self._controller.advice if self._controller is not None and not self._controller.driven else ""
+        )
+        return f"{self.phase}; {advice}" if advice else self.phase
 
     # In ---------------------------------------------------------------------------------------------
 
@@ -195,10 +215,9 @@ class ControllerNode(TwinBrainNode):
 
     def _serve(self, response: Any, asked: str, act: Any) -> None:
         """Answers a service: `act` raises ModeError if it cannot be done."""
-        response.success = False
-        if self._controller is None or self.phase != "active":
-            response.message = f"the controller is {self.phase}, expected active: the arm holds"
-        else:
+        response.success, response.message = False, self._refusal()
+        if not response.message:
+            assert self._controller is not None
             try:
                 act(self._controller)
                 response.success, response.message = True, f"{self._controller.mode.name} is in force"
@@ -226,6 +245,7 @@ class ControllerNode(TwinBrainNode):
         if command is None and (settling := self._controller.settling(now_ns)) is not None:
             self._out.settle(settling)
         self._tell()
+        self._poses.tick(now_ns)
 
     def _send(self, command: Command | None) -> None:
         if command is None or self._out is None:
@@ -241,6 +261,8 @@ class ControllerNode(TwinBrainNode):
     def check(self) -> None:
         if self.phase != "active" or self._controller is None:
             return
+        pose = self._controller.pose
+        self.health.tell("pose", pose.name if pose is not None else "")
         problem = self._controller.joints_problem(self.now_ns())
         if problem:
             self.report("joints_age", problem, Level.ERROR if self._controller.driven else Level.WARN)
@@ -266,6 +288,8 @@ class ControllerNode(TwinBrainNode):
             self._publish_mode(happening)
         elif isinstance(happening, Intervention):
             self._intervention_out.publish(convert.intervention_message(happening, self.now_ns()))
+        elif isinstance(happening, WayEnd):
+            self._poses.over(happening)
         else:
             chunk, verdict = happening.chunk, happening.verdict
             self._judged(chunk.sequence, chunk.observation_ns, verdict)

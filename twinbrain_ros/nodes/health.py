@@ -72,6 +72,7 @@ class Health:
         self._clock = clock
         self._problems: dict[str, _Problem] = {}
         self._counters: dict[str, int] = {}
+        self._words: dict[str, str] = {}
         self._figures: dict[str, tuple[Percentiles, tuple[float, ...]]] = {}
 
     def report(self, cause: str, message: str, level: Level = Level.ERROR) -> bool:
@@ -106,6 +107,10 @@ class Health:
         """Sets a counter that somebody else counts."""
         self._counters[name] = value
 
+    def tell(self, name: str, value: str) -> None:
+        """Sets a value in words."""
+        self._words[name] = value
+
     def figure(self, name: str, percents: tuple[float, ...] = (50, 99), kept: int = 1000) -> Percentiles:
         """Percentiles of the last `kept` values, shown as `<name>_p<percent>`; made on first use."""
         return self._figures.setdefault(name, (Percentiles(kept), percents))[0]
@@ -114,7 +119,7 @@ class Health:
         """The condition now; `when_well` is the message if there is no active problem."""
         active = [problem for problem in self._problems.values() if problem.active]
         worst = max(active, key=lambda problem: problem.level, default=None)
-        values = {name: str(count) for name, count in self._counters.items()}
+        values = {name: str(count) for name, count in self._counters.items()} | self._words
         for name, (figure, percents) in self._figures.items():
             for percent in percents:
                 value = figure.at(percent)
