@@ -14,6 +14,7 @@ wheels.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
@@ -53,6 +54,28 @@ def mend_wheel_exports(prefix: Path) -> int:
             export.write_text(new_text, encoding="utf-8")
             mended += 1
     return mended
+
+
+def digest(prefix: Path, source: Path) -> str:
+    """Of everything that a build's outcome hangs on: definitions, CMake files, interpreter, ROS wheels."""
+    kinds = ("msg/*", "srv/*", "action/*", "CMakeLists.txt", "package.xml")
+    found = {path for kind in kinds for path in (*source.glob(kind), *source.glob(f"*/{kind}"))}
+    wheels = sorted(path.name for path in prefix.glob("lib/python3.*/site-packages/ros_*.dist-info"))
+    total = hashlib.sha256("\0".join([sys.version, *wheels]).encode())
+    for path in sorted(path for path in found if path.is_file()):
+        total.update(f"{path.relative_to(source)}\0".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def build_if_changed(prefix: Path, source: Path, build_dir: Path) -> None:
+    """As `build_and_install`, unless these very messages are there already."""
+    stamp, wanted = prefix / f".messages-{build_dir.name}", digest(prefix, source)
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        print(f"the messages of {build_dir.name} are as they were", flush=True)
+        return
+    stamp.unlink(missing_ok=True)
+    build_and_install(prefix, source, build_dir)
+    stamp.write_text(wanted, encoding="utf-8")
 
 
 def build_and_install(prefix: Path, source: Path, build_dir: Path) -> None:
@@ -128,7 +151,7 @@ def main() -> int:
     try:
         with ThreadPoolExecutor() as pool:
             builds = [
-                pool.submit(build_and_install, prefix, source, args.build_dir / name)
+                pool.submit(build_if_changed, prefix, source, args.build_dir / name)
                 for source, name in ((SOURCE, PACKAGE), (OTHERS, OTHERS.name))
             ]
             for build in builds:
