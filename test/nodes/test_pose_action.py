@@ -20,7 +20,8 @@ class Client:
     """An action client that keeps what it is told."""
 
     def __init__(self, rig: ControllerRig) -> None:
-        self.bench, self.feedback = rig.bench, []
+        self.bench = rig.bench
+        self.feedback: list[Any] = []
         self.client: Any = ActionClient(rig.bench.node, GoTo, "go_to")
         self.bench.until(self.client.server_is_ready, "no action go_to")
 

@@ -97,6 +97,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="hold every chunk back until it is so late [s], as on a slower machine (default: %(default)g)",
     )  # fmt: skip
     add(
+        "--from-pose", default="", metavar="POSE",
+        help="begin each episode in this pose of the robot file, as sleep, and with the way home by go_to "
+        "(default: at home)",
+    )  # fmt: skip
+    add(
         "--record", type=Path, metavar="DIR",
         help="record every episode as a bag in this directory, labelled with the simulator's truth (default: "
         "no bags)",
@@ -124,6 +129,11 @@ def _run(args: argparse.Namespace) -> int:
     from twinbrain_ros.robot.robot_file import load_robot
 
     robot = load_robot(args.robot)
+    if args.from_pose and args.from_pose not in robot.poses:
+        poses = ", ".join(robot.poses)
+        raise CommandError(
+            f"--from-pose {args.from_pose}: {robot.name} has no such pose, expected one of {poses}"
+        )
     plans = plan_episodes(args.task, args.episodes, args.seed, args.instruction, args.retarget)
     for option, path in (("--json", args.json), ("--sheet", args.sheet)):
         if path is not None:
@@ -149,6 +159,7 @@ def _run(args: argparse.Namespace) -> int:
         delay_s=args.inject_delay,
         seed=args.seed,
         record=args.record,
+        from_pose=args.from_pose,
     )
     films = SHEET_EPISODES if args.sheet is not None else 0
     code = run_episodes(settings, plans, args.max_seconds, films, recording)
@@ -216,6 +227,7 @@ def _context(args: argparse.Namespace, robot: RobotFile, checkpoint: Path) -> di
             "execution_steps": args.execution_steps or robot.action.execution_steps,
             "strategy": args.strategy,
             "inject_delay_s": args.inject_delay,
+            "from_pose": args.from_pose,
             "robot": robot.name,
             "checkpoint": str(checkpoint),
         },

@@ -122,7 +122,8 @@ class ArmController:
     @property
     def teleop_problem(self) -> str:
         """Why the arm does not go where a person asks it to; empty if it does."""
-        return self._drive.problem if self._drive is not None else ""
+        problem = self._drive.problem if self._drive is not None else ""
+        return f"{problem}; {self.advice}" if problem and self.advice else problem
 
     def use(self, settings: ControlSettings) -> None:
         """Other settings.

@@ -11,7 +11,10 @@ from twinbrain_ros.robot.kinematics import ROTATION_WEIGHT_M, Kinematics, pose_e
 
 # Towards a singular pose (a stretched elbow, wrist axes in line) the tool is slowed down from the first
 # ratio of the Jacobian's largest to smallest singular value on, and stopped at the second; away from one not.
+# Only those singular values count whose direction takes part in what was asked for by more than the share: a
+# folded arm that cannot move its tool to the side can still lift it.
 SLOW_AT, STOP_AT = 8.0, 20.0
+TAKES_PART = 0.05
 # Share of the joints' limits of velocity and acceleration that is asked for: the arm must be able to keep up,
 # else it would cut corners.
 JOINT_SHARE = 0.7
@@ -42,8 +45,10 @@ class ToolServo:
         """Moves on by a twist [6] m/s and rad/s, base axes, for a time; False if it cannot, and stays."""
         jacobian, before = self._jacobian(self.q), self.v
         self.v = np.zeros_like(before)
-        way = self._way(jacobian, self._moved(twist * elapsed_s))
-        share = min(self._keeping_up(way, before, elapsed_s), self._room(jacobian, way))
+        wanted = self._moved(twist * elapsed_s)
+        way = self._way(jacobian, wanted)
+        asked = _WEIGHTS * np.append(wanted[0] - self._pose[0], twist[3:] * elapsed_s)
+        share = min(self._keeping_up(way, before, elapsed_s), self._room(jacobian, way, asked))
         if share < SMALLEST_SHARE:
             return False
         pose = self._moved(share * twist * elapsed_s)
@@ -85,15 +90,18 @@ class ToolServo:
         step = np.linalg.lstsq(jacobian, self._error(pose, self.q), rcond=0.5 / STOP_AT)[0]
         return np.asarray(step, dtype=np.float64)
 
-    def _room(self, jacobian: Array, way: Array) -> float:
+    def _room(self, jacobian: Array, way: Array, asked: Array) -> float:
         """Share of the speed, 0 to 1, that nearness to a singular pose leaves."""
         ahead = np.clip(self.q + way, self._limits.lower, self._limits.upper)
-        now, then = _ratio(jacobian), _ratio(self._jacobian(ahead))
+        now, then = _ratio(jacobian, asked), _ratio(self._jacobian(ahead), asked)
         if then <= now:
             return 1.0
         return float(np.clip((STOP_AT - then) / (STOP_AT - SLOW_AT), 0.0, 1.0))
 
 
-def _ratio(jacobian: Array) -> float:
-    values = np.linalg.svd(jacobian, compute_uv=False)
-    return float(values[0] / max(values[-1], 1e-9))
+def _ratio(jacobian: Array, step: Array) -> float:
+    """Largest singular value to the smallest one whose direction takes part in a step [6] of the tool."""
+    directions, values, _ = np.linalg.svd(jacobian)
+    parts = np.abs(directions.T @ step)
+    least = np.min(values[parts > TAKES_PART * np.linalg.norm(step)], initial=values[0])
+    return float(values[0] / max(least, 1e-9))

@@ -10,6 +10,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState
+from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -17,6 +18,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from twinbrain_ros.action import GoTo
 from twinbrain_ros.data.episode_info import FAILURE, SUCCESS
 from twinbrain_ros.data.messages import from_time
 from twinbrain_ros.demo.scene import scene_from_message
@@ -32,6 +34,7 @@ from twinbrain_ros.srv import LabelEpisode, ResetScene, SetMode, StartEpisode
 # How long one wait for messages may last before the processes are looked at again [s].
 TICK_S = 0.05
 CALL_TIMEOUT_S = 10.0
+GO_TO_TIMEOUT_S = 60.0
 
 # Deep: the counts must be complete even if this process is held up for a while.
 EVENTS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
@@ -82,6 +85,7 @@ class LoopClient:
         self._start: Any = self.node.create_client(StartEpisode, "episode/start")
         self._label: Any = self.node.create_client(LabelEpisode, "episode/label")
         self._stop: Any = self.node.create_client(Trigger, "episode/stop")
+        self._go_to: Any = ActionClient(self.node, GoTo, "go_to")
         self._lifecycle: dict[str, Any] = {}
 
     def __enter__(self) -> LoopClient:
@@ -220,14 +224,15 @@ class LoopClient:
             reasons = "; ".join(self.complaints(node)) or f"cannot {label}, no reason on /diagnostics"
             raise LoopError(f"{node}: {reasons}")
 
-    def reset_scene(self, seed: int, task: str) -> str:
-        """Draw a scene; returns its own instruction once the scene is seen on the topic.
+    def reset_scene(self, seed: int, task: str, pose: str = "") -> str:
+        """Draw a scene, the arm in a pose (""; home); returns its instruction once it is seen on the topic.
 
         Raises:
             LoopError: the simulator refuses, or does not answer in time.
         """
         episode = self.scene_message.episode if self.scene_message else 0
-        answer = self._call(self._reset, ResetScene.Request(seed=seed, task=task), CALL_TIMEOUT_S)
+        request = ResetScene.Request(seed=seed, task=task, pose=pose)
+        answer = self._call(self._reset, request, CALL_TIMEOUT_S)
         if not answer.success:
             raise LoopError(f"reset_scene(seed {seed}, task {task!r}): {answer.message}")
 
@@ -268,6 +273,31 @@ class LoopClient:
 
         if not self.spin_until(in_force, CALL_TIMEOUT_S):
             raise LoopError(f"set_mode({mode}): {refusal}")
+
+    def go_to(self, pose: str) -> None:
+        """Let the arm go to a pose, and wait until it is there.
+
+        Raises:
+            LoopError: it does not get there in time; with what the controller says.
+        """
+        if not self.spin_until(self._go_to.server_is_ready, CALL_TIMEOUT_S):
+            raise LoopError(f"action go_to: not there after {CALL_TIMEOUT_S:g} s")
+        refusal, deadline = "", time.monotonic() + CALL_TIMEOUT_S
+        while time.monotonic() < deadline:
+            handle = self._answer(self._go_to.send_goal_async(GoTo.Goal(pose=pose)), CALL_TIMEOUT_S)
+            result = self._answer(handle.get_result_async(), GO_TO_TIMEOUT_S).result
+            if result.success:
+                return
+            refusal = result.message
+            if not refusal.startswith("cannot start"):
+                break  # else: on a busy machine the joint states can be too old for a moment
+            self.spin_until(lambda: False, TICK_S)
+        raise LoopError(f"go_to({pose!r}): {refusal}")
+
+    def _answer(self, future: Any, timeout_s: float) -> Any:
+        if not self.spin_until(future.done, timeout_s):
+            raise LoopError(f"action go_to: no answer within {timeout_s:g} s")
+        return future.result()
 
     def start_episode(self, name: str, task: str, seed: int) -> None:
         """Begin to record an episode; raises LoopError if the recorder refuses."""

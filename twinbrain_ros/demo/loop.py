@@ -41,8 +41,11 @@ _DEACTIVATE = (Transition.TRANSITION_DEACTIVATE, "deactivate", ACTIVATE_TIMEOUT_
 class Loop:
     """The running nodes, by way of the client that talks to them."""
 
-    def __init__(self, robot: RobotFile, client: LoopClient, pids: Mapping[str, int]) -> None:
+    def __init__(
+        self, robot: RobotFile, client: LoopClient, pids: Mapping[str, int], from_pose: str = ""
+    ) -> None:
         """pids: of the nodes' processes, by name, in the order they are to be brought up."""
+        self.from_pose = from_pose
         self.robot = robot
         self.client = client
         self.pids = pids
@@ -141,6 +144,7 @@ class LoopSettings:
         command_hz: of the controller; 0: the robot file's.
         seed: of the policy's noise.
         log_dir: where the nodes' output goes.
+        from_pose: where the arm lies before each episode, which begins with its way home; "": at home.
         record: directory of the episodes' bags; None records nothing.
         modules: other Python modules to run as a node than `twinbrain_ros.nodes.<node>`.
     """
@@ -154,6 +158,7 @@ class LoopSettings:
     command_hz: float = 0.0
     seed: int = 0
     record: Path | None = None
+    from_pose: str = ""
     modules: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -199,4 +204,4 @@ def running_loop(settings: LoopSettings) -> Iterator[Loop]:
             node: nodes.start(node, settings.command(node), os.environ).popen.pid for node in settings.nodes
         }
         with LoopClient(settings.robot, nodes.check) as client:
-            yield Loop(settings.robot, client, pids)
+            yield Loop(settings.robot, client, pids, settings.from_pose)

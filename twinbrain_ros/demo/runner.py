@@ -16,6 +16,7 @@ from twinbrain_ros.evaluation.records import EpisodeRecord
 from twinbrain_ros.evaluation.results import RunResults
 from twinbrain_ros.evaluation.sheet import Filmstrip
 from twinbrain_ros.msg import ControlMode
+from twinbrain_ros.robot.poses import HOME
 from twinbrain_ros.sim.state import SceneState
 from twinbrain_ros.sim.tasks import Goal, Judge
 
@@ -106,7 +107,9 @@ class EpisodeRunner:
     def _run_episode(self, plan: EpisodePlan, film: Filmstrip | None) -> EpisodeRecord:
         client = self._client
         client.release()
-        client.reset_scene(plan.seed, plan.goal.task)
+        client.reset_scene(plan.seed, plan.goal.task, self._loop.from_pose)
+        if self._loop.from_pose:
+            client.go_to(HOME)
         self._instruct_and_wait(plan.goal.instruction())
         executed_before = client.tally.outcomes["executed"]
         episode = _Episode(plan.goal)

@@ -221,6 +221,8 @@ class ControllerNode(TwinBrainNode):
             try:
                 act(self._controller)
                 response.success, response.message = True, f"{self._controller.mode.name} is in force"
+                if self._controller.driven and self._controller.advice:
+                    response.message += f"; {self._controller.advice}"
             except ModeError as error:
                 response.message = str(error)
             self._tell()

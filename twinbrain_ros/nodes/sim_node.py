@@ -25,6 +25,7 @@ from twinbrain_ros.nodes.base import TwinBrainNode
 from twinbrain_ros.nodes.pacing import Pacer, Schedule
 from twinbrain_ros.nodes.parameters import Declared
 from twinbrain_ros.nodes.runner import run_node
+from twinbrain_ros.robot.poses import HOME
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.sim.tabletop import TabletopSim
 from twinbrain_ros.sim.trajectory import JointTrajectoryFollower, TrajectoryError
@@ -49,6 +50,7 @@ class SimNode(TwinBrainNode):
         ),
         Declared("seed", 0, "Seed of the first scene.", lower=0, upper=2**31 - 1),
         Declared("task", "pick", "Task of the first scene: pick or put."),
+        Declared("pose", HOME, "Pose of the robot file in which the arm starts, as sleep."),
     )
 
     def __init__(self, **node_arguments: Any) -> None:
@@ -60,7 +62,7 @@ class SimNode(TwinBrainNode):
 
     def setup(self, robot: RobotFile) -> None:
         sim = TabletopSim(robot)
-        sim.reset(int(self.value("seed")), self.value("task"))
+        sim.reset(int(self.value("seed")), self.value("task"), self.value("pose"))
         self._arm = JointTrajectoryFollower(robot.arm_joints, sim.arm_positions)
         self._finger = JointTrajectoryFollower([robot.gripper.joint], np.array([sim.finger_position]))
         self._pacer = Pacer()
@@ -123,7 +125,7 @@ class SimNode(TwinBrainNode):
             response.message = f"the simulator is {self.phase}, expected active"
             return response
         try:
-            scene = self._sim.reset(request.seed, request.task)
+            scene = self._sim.reset(request.seed, request.task, request.pose or HOME)
         except ValueError as error:
             response.message = str(error)
             return response

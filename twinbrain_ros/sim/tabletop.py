@@ -7,12 +7,14 @@ import math
 import mujoco
 import numpy as np
 
+from twinbrain_ros.robot.poses import HOME
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.sim.camera import RayCamera
 from twinbrain_ros.sim.model import block_body, build_model, plate_body
 from twinbrain_ros.sim.scene import BLOCKS, PLATES, Placement, Scene, draw_scene
 from twinbrain_ros.sim.state import ObjectState, SceneState
 from twinbrain_ros.sim.tasks import BLOCK_EDGE_M
+from twinbrain_ros.text import shown
 
 # Far apart in hue, and none near the greys of arm and table, also in the shade.
 COLOUR_RGB = {
@@ -58,16 +60,18 @@ class TabletopSim:
         self._unspent_s = 0.0
         self.scene = self.reset(0, "pick")
 
-    def reset(self, seed: int, task: str) -> Scene:
-        """Start an episode at time 0: objects and goal drawn from the seed, arm at home, gripper open.
+    def reset(self, seed: int, task: str, pose: str = HOME) -> Scene:
+        """Start an episode at time 0: objects and goal drawn from the seed, arm in a pose, gripper open.
 
         Raises:
-            ValueError: unknown task.
+            ValueError: unknown task or pose.
         """
-        return self.load(draw_scene(seed, task))
+        return self.load(draw_scene(seed, task), pose)
 
-    def load(self, scene: Scene) -> Scene:
+    def load(self, scene: Scene, pose: str = HOME) -> Scene:
         """Start an episode with a given scene, otherwise as `reset`."""
+        if pose not in self.robot.poses:
+            raise ValueError(f"pose is {shown(pose)}, expected one of {', '.join(self.robot.poses)}")
         mujoco.mj_resetData(self.model, self.data)
         self._steps = 0
         self._unspent_s = 0.0
@@ -75,7 +79,8 @@ class TabletopSim:
         for index, placement in enumerate(scene.objects):
             self._colour(self._object_body(index), placement)
             self.place(placement.name, (placement.x, placement.y, 0.0), placement.yaw)
-        self.teleport(self.robot.home, self.robot.gripper.open_m)
+        start = self.robot.poses[pose]
+        self.teleport(start.arm, self.robot.gripper.open_m if start.finger_m is None else start.finger_m)
         return scene
 
     def place(self, name: str, position: tuple[float, float, float], yaw: float = 0.0) -> None:
