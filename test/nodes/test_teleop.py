@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from control_msgs.msg import JointJog
 from controller_rig import NAME, ControllerRig
 from geometry_msgs.msg import TwistStamped
 from sensor_msgs.msg import JointState, Joy
 from twinbrain_ros.msg import ChunkStatus, ControlMode
 
 from twinbrain_ros.nodes import convert, qos
-from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 
 DEADMAN, STOP = 4, 1
 
@@ -135,3 +139,28 @@ def test_a_leader_is_followed_by_its_motion_without_a_jump(rig: ControllerRig) -
         lambda: np.abs(rig.path[-1][1] - rig.robot.home - offset)[1:].max() < 0.01, "no alignment"
     )
     assert rig.gripper[-1].points[0].positions[0] == pytest.approx(0.02)
+
+
+def test_joints_are_jogged_and_what_is_no_velocity_of_a_joint_is_named(
+    bench: Any, robot: RobotFile, tmp_path: Path
+) -> None:
+    document = yaml.safe_load(robot.path.read_text())
+    document["teleop"].append(
+        {"kind": "jog", "name": "jog", "topic": "teleop/jog", "priority": 90, "timeout_s": 0.5,
+         "takes_over": False, "joint_speed": 0.5}
+    )  # fmt: skip
+    path = tmp_path / "with_jog.yaml"
+    path.write_text(yaml.safe_dump(document))
+    shutil.copy(robot.urdf_path, tmp_path)
+    rig = ControllerRig(bench, load_robot(path), file=path)
+    jogs = bench.publisher(JointJog, "teleop/jog")
+    jogs.publish(JointJog(joint_names=["waist"], displacements=[0.1]))
+    found = "jog: found 1 joints, 0 velocities and 1 displacements, expected different joints"
+    bench.until(lambda: bench.says(NAME, 2, found))
+    assert rig.set_mode(ControlMode.TELEOP).success
+    message = JointJog(joint_names=["waist"], velocities=[0.0])
+    bench.node.create_timer(0.03, lambda: jogs.publish(message))
+    bench.until(lambda: bench.says(NAME, 0, "active"))
+    message.velocities = [0.4]
+    bench.until(lambda: rig.path[-1][1][0] > 0.15, "the waist does not turn")
+    np.testing.assert_allclose(rig.path[-1][1][1:], rig.robot.home[1:], atol=1e-3)

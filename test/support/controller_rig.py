@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,14 +42,18 @@ class ControllerRig:
         node: bool = True,
         prefix: str = "",
         sim_clock: bool = False,
+        file: Path | None = None,
         **parameters: Any,
     ) -> None:
-        """node: whether to make one; prefix: of the command topics; sim_clock: the test plays /clock."""
+        """node: whether to make one; file: its robot file, if none that ships;
+        prefix: of the command topics; sim_clock: the test plays /clock."""
         self.jump_ns = 0  # by how much that clock has jumped
         self.clock = bench.node.create_publisher(Clock, "/clock", qos.SENSOR_OUT) if sim_clock else None
         if sim_clock:
             parameters["use_sim_time"] = True
             bench.node.create_timer(0.005, self._tell_time)
+        if file is not None:
+            parameters["robot"] = str(file)
         self.bench, self.robot = bench, robot
         topics = robot.topics
         if node:

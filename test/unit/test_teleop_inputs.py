@@ -20,7 +20,7 @@ from twinbrain_ros.control.teleop import Inputs, TeleopError, Wish
 from twinbrain_ros.control.timing import to_ns
 from twinbrain_ros.robot.actions import euler_to_matrix
 from twinbrain_ros.robot.robot_file import RobotFileError, load_robot
-from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TeleopInput, TwistInput
+from twinbrain_ros.robot.teleop_inputs import JogInput, JoyInput, LeaderInput, TeleopInput, TwistInput
 
 JOY, TWIST, LEADER = 0, 1, 2  # their places in the shipped robot file
 STICKS = [0.0] * 8  # at rest
@@ -68,6 +68,18 @@ def test_a_robot_that_nobody_drives_has_an_empty_list(load: Any) -> None:
     assert load(list.clear) == ()
 
 
+def test_a_joystick_needs_no_second_page(load: Any) -> None:
+    page = load(lambda s: None)[JOY].jog
+    assert page is not None and (page.button, page.axes[:3], page.speed) == (5, ((0, 1), (1, 1), (4, 1)), 0.5)
+    assert load(lambda s: s[JOY].pop("jog"))[JOY].jog is None
+
+
+def test_joints_may_be_jogged(load: Any) -> None:
+    entry = {"kind": "jog", "name": "j", "topic": "jog", "priority": 1, "timeout_s": 1, "takes_over": False}
+    (jog,) = load(lambda s: s.__setitem__(slice(None), [{**entry, "joint_speed": 0.4}]))
+    assert isinstance(jog, JogInput) and jog.joint_speed == 0.4
+
+
 def test_a_joystick_needs_no_emergency_stop_button(load: Any) -> None:
     assert load(put(JOY, "estop_button", value=None))[JOY].estop_button is None
 
@@ -92,6 +104,9 @@ def test_a_joystick_needs_no_emergency_stop_button(load: Any) -> None:
         (put(JOY, "estop_button", value=-1), ["'teleop[0].estop_button' is -1", "within [0, 63]"]),
         (put(TWIST, "timeout_s", value=0), ["'teleop[1].timeout_s' is 0", "within [0.01, 10]"]),
         (put(TWIST, "topic", value="/twist"), ["'teleop[1].topic'", "'/twist'", "a relative topic name"]),
+        (lambda s: s[JOY]["jog"].pop("button"), ["missing key 'teleop[0].jog.button'", "joint_speed"]),
+        (lambda s: s[JOY]["jog"]["axes"].pop("waist"), ["missing key 'teleop[0].jog.axes.waist'"]),
+        (put(JOY, "jog", "joint_speed", value=0), ["'teleop[0].jog.joint_speed' is 0", "within [0.001, 6]"]),
         (put(LEADER, "joints", value=["waist"]), ["'teleop[2].joints'", "['waist']", "6 different"]),
         (
             put(LEADER, "gripper_open", value=0.015),

@@ -310,6 +310,7 @@ class ArmController:
             self.happenings += judged
         elif self.mode is Mode.TELEOP:
             reference = self._person(now_ns)
+            border = self._drive.border if self._drive is not None else border
         elif self.mode is Mode.GO_TO:
             reference, border = self._go_to, Border.CROSS
         if reference is None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from twinbrain_ros.control.governor import Governor
+from twinbrain_ros.control.jog import JointJog
 from twinbrain_ros.control.motion import Array, State
+from twinbrain_ros.control.room import Border
 from twinbrain_ros.control.servo import ToolServo
 from twinbrain_ros.control.timing import NS_PER_S, to_ns
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TeleopInput, TwistInput
+from twinbrain_ros.robot.teleop_inputs import JogInput, JoyInput, LeaderInput, TeleopInput, TwistInput
 
 # How far a velocity reference runs ahead of an arm that is held back by limits or by the box.
 LAG_RAD = 0.15
@@ -33,9 +35,10 @@ class Wish:
 
     Attributes:
         active: whether it asks for anything now; a joystick without its dead-man button does not.
-        twist: [6] m/s and rad/s about the tool point, base axes; None for a leader.
+        twist: [6] m/s and rad/s about the tool point, base axes; None for joints.
         joints: [J] rad, of a leader.
         finger_m: gripper position, None: as it is.
+        jog: [J] rad/s, where single joints are moved.
     """
 
     stamp_ns: int
@@ -43,6 +46,7 @@ class Wish:
     twist: Array | None = None
     joints: Array | None = None
     finger_m: float | None = None
+    jog: Array | None = None
 
 
 class Inputs:
@@ -76,7 +80,12 @@ class Inputs:
         finger_m = gripper.open_m if _button(buttons, joy.open_button) else None
         finger_m = gripper.closed_m if _button(buttons, joy.close_button) else finger_m
         held = _button(buttons, joy.deadman_button)
-        self._wishes[name] = Wish(now_ns, held, twist=twist, finger_m=finger_m if held else None)
+        finger_m = finger_m if held else None
+        if joy.jog is not None and _button(buttons, joy.jog.button):
+            jog = joy.jog.speed * np.array([self._deflection(joy, axes, axis) for axis in joy.jog.axes])
+            self._wishes[name] = Wish(now_ns, held, jog=jog, finger_m=finger_m)
+        else:
+            self._wishes[name] = Wish(now_ns, held, twist=twist, finger_m=finger_m)
         return False
 
     @staticmethod
@@ -114,6 +123,23 @@ class Inputs:
             vector = twist[part] if rotation is None else rotation @ twist[part]
             twist[part] = vector / max(float(np.linalg.norm(vector)) / most, 1.0)
         self._wishes[name] = Wish(now_ns, bool(np.any(twist != 0.0)), twist=twist)
+
+    def on_jog(self, name: str, velocities: Mapping[str, float], now_ns: int) -> None:
+        """Velocities of joints by name [rad/s]; joints that are not named stand still.
+
+        Raises:
+            TeleopError: it names a joint that the arm does not have, or one is not finite.
+        """
+        entry, joints = self._inputs[name], self._robot.arm_joints
+        assert isinstance(entry, JogInput)
+        for joint, velocity in velocities.items():
+            if joint not in joints:
+                raise TeleopError(f"{name}: found {joint!r}, expected joints of {', '.join(joints)}")
+            if not np.isfinite(velocity):
+                raise TeleopError(f"{name}: found {joint!r} at {velocity} rad/s, expected a finite velocity")
+        jog = np.array([velocities.get(joint, 0.0) for joint in joints])
+        jog = np.clip(jog, -entry.joint_speed, entry.joint_speed)
+        self._wishes[name] = Wish(now_ns, bool(np.any(jog != 0.0)), jog=jog)
 
     def on_leader(self, name: str, joints: Mapping[str, float], now_ns: int) -> None:
         """A leader arm's joints by name, rad or its own units.
@@ -171,6 +197,10 @@ class TeleopDrive:
         self._ramp = np.repeat(speeds, 3) / RAMP_S
         self._governor = governor
         self._servo = ToolServo(kinematics, governor.room, governor.limits)
+        page = entry.jog if isinstance(entry, JoyInput) else None
+        jog_speed = entry.joint_speed if isinstance(entry, JogInput) else page.speed if page else 0.0
+        self._jog = JointJog(kinematics, governor, jog_speed)
+        self.border = Border.SLIDE
         self._at_ns = now_ns + governor.lead_ns
         self._leader: list[tuple[int, Array]] = []
         self._offset: Array | None = None
@@ -183,6 +213,7 @@ class TeleopDrive:
         self._v = np.zeros_like(self._q)
         self._twist = np.zeros(6)
         self._servo.place(self._q)
+        self._jog.place(self._q)
 
     def at(self, time_ns: int) -> State:
         """The reference: goes on as it went last."""
@@ -195,18 +226,29 @@ class TeleopDrive:
         elapsed_s = min(max(until_ns - self._at_ns, 0), 2 * self._governor.period_ns) / NS_PER_S
         self._at_ns = until_ns
         self.problem = ""
-        if wish is not None and wish.joints is not None and elapsed_s > 0:
+        jogs = wish is not None and wish.jog is not None
+        if jogs is not (self.border is Border.STOP):  # the other page: it begins at rest
+            self.border = Border.STOP if jogs else Border.SLIDE
+            self._rest()
+        if wish is not None and wish.jog is not None and np.any(wish.jog) and elapsed_s > 0:
+            self._follow_jog(wish.jog, elapsed_s)
+        elif wish is not None and wish.joints is not None and elapsed_s > 0:
             self._follow_leader(wish, wish.joints, elapsed_s)
         elif wish is not None and wish.twist is not None and np.any(wish.twist) and elapsed_s > 0:
             self._follow_twist(wish.twist, elapsed_s)
         else:
             self._rest()
 
-    def _follow_twist(self, wanted: Array, elapsed_s: float) -> None:
+    def _waits(self) -> bool:
+        """Whether the reference stands still, as the arm is too far behind."""
         self._v = np.zeros_like(self._q)
         lag = float(np.max(np.abs(self._q - self._governor.at(self._at_ns).q)))
         if lag > LAG_RAD:
             self.problem = f"the arm is {lag:.2f} rad behind: waiting for it"
+        return lag > LAG_RAD
+
+    def _follow_twist(self, wanted: Array, elapsed_s: float) -> None:
+        if self._waits():
             return
         step = self._ramp * elapsed_s
         self._twist = self._twist + np.clip(wanted - self._twist, -step, step)
@@ -214,6 +256,13 @@ class TeleopDrive:
             self._twist = np.zeros(6)
             self.problem = "the arm cannot go any further in this direction"
         self._move(self._servo.q, self._servo.v)
+
+    def _follow_jog(self, wanted: Array, elapsed_s: float) -> None:
+        if self._waits():
+            return
+        if not self._jog.step(wanted, elapsed_s):
+            self.problem = "the tool is at the border of the workspace box: no joint moves it out of it"
+        self._move(self._jog.q, self._jog.v)
 
     def _follow_leader(self, wish: Wish, joints: Array, elapsed_s: float) -> None:
         if self._offset is None:

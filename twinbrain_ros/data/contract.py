@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from twinbrain_ros.robot.camera import COMPRESSED as COMPRESSED
 from twinbrain_ros.robot.camera import Camera
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TeleopInput, TwistInput
+from twinbrain_ros.robot.teleop_inputs import JogInput, JoyInput, LeaderInput, TeleopInput, TwistInput
 
 DRY_RUN = "dry_run/"
 DIAGNOSTICS = "/diagnostics"
@@ -22,6 +22,7 @@ _TELEOP: dict[type[TeleopInput], str] = {
     JoyInput: "sensor_msgs/msg/Joy",
     TwistInput: "geometry_msgs/msg/TwistStamped",
     LeaderInput: JOINT_STATE,
+    JogInput: "control_msgs/msg/JointJog",
 }
 _COMMANDS = {
     "joint_trajectory": (TRAJECTORY, TRAJECTORY),

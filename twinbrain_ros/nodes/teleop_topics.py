@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import TwistStamped
@@ -14,7 +16,7 @@ from twinbrain_ros.control.teleop import Inputs, TeleopError
 from twinbrain_ros.nodes import qos
 from twinbrain_ros.nodes.base import TwinBrainNode
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TeleopInput, TwistInput
+from twinbrain_ros.robot.teleop_inputs import JogInput, JoyInput, LeaderInput, TeleopInput, TwistInput
 
 
 class TeleopTopics:
@@ -37,12 +39,14 @@ class TeleopTopics:
     ) -> None:
         self._node, self._robot, self._inputs = node, robot, inputs
         self._estop, self._tool_rotation = estop, tool_rotation
-        kinds = {
+        kinds: dict[type[TeleopInput], Any] = {
             JoyInput: (Joy, self._on_joy, qos.EVENTS),
             TwistInput: (TwistStamped, self._on_twist, qos.SENSOR_IN),
             LeaderInput: (JointState, self._on_leader, qos.SENSOR_IN),
         }
         for entry in robot.teleop:
+            if isinstance(entry, JogInput):
+                kinds[JogInput] = (_jog_message(robot), self._on_jog, qos.SENSOR_IN)
             message, callback, profile = kinds[type(entry)]
             on_message = functools.partial(self._take, callback, entry)
             node.subscribe(message, entry.topic, on_message, profile)
@@ -81,6 +85,26 @@ class TeleopTopics:
             self._node.now_ns(),
         )
 
+    def _on_jog(self, entry: TeleopInput, message: Any) -> None:
+        names, velocities = list(message.joint_names), list(message.velocities)
+        if len(names) != len(velocities) or len(set(names)) != len(names) or len(message.displacements):
+            found = f"{len(names)} joints, {len(velocities)} velocities and {len(message.displacements)}"
+            raise TeleopError(
+                f"{entry.name}: found {found} displacements, expected different joints, a velocity for each "
+                "and no displacements"
+            )
+        self._inputs.on_jog(entry.name, dict(zip(names, velocities, strict=True)), self._node.now_ns())
+
     def _on_leader(self, entry: TeleopInput, message: JointState) -> None:
         joints = dict(zip(message.name, message.position, strict=False))
         self._inputs.on_leader(entry.name, joints, self._node.now_ns())
+
+
+def _jog_message(robot: RobotFile) -> Any:
+    try:
+        return importlib.import_module("control_msgs.msg").JointJog
+    except ImportError as error:
+        raise ValueError(
+            f"{robot.path}: 'teleop' has an input of kind jog, but control_msgs cannot be imported "
+            f"({error}): install it, or leave that input out"
+        ) from error

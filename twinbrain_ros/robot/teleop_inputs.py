@@ -32,6 +32,20 @@ class TeleopInput:
 
 
 @dataclass(frozen=True)
+class JogPage:
+    """What a joystick does while `button` is held beside the dead-man button: its sticks move single joints.
+
+    Attributes:
+        axes: by arm joint, robot-file order: index and sign of the stick's axis, or None.
+        speed: at full deflection [rad/s].
+    """
+
+    button: int
+    axes: tuple[tuple[int, int] | None, ...]
+    speed: float
+
+
+@dataclass(frozen=True)
 class JoyInput(TeleopInput):
     """sensor_msgs/Joy: end-effector velocity while a dead-man button is held.
 
@@ -40,6 +54,7 @@ class JoyInput(TeleopInput):
         axes: for x, y, z, roll, pitch, yaw (base axes): index and sign of the stick's axis, or None.
         linear_speed, angular_speed: at full deflection [m/s], [rad/s].
         deadzone: deflections up to this count as none, 0 to 1.
+        jog: a second page, for single joints; None: it has none.
     """
 
     deadman_button: int
@@ -50,6 +65,14 @@ class JoyInput(TeleopInput):
     linear_speed: float
     angular_speed: float
     deadzone: float
+    jog: JogPage | None = None
+
+
+@dataclass(frozen=True)
+class JogInput(TeleopInput):
+    """control_msgs/JointJog: velocities of joints by name, never faster than joint_speed [rad/s]."""
+
+    joint_speed: float
 
 
 @dataclass(frozen=True)
@@ -91,12 +114,13 @@ def read_teleop(top: StrictMapping, arm_joints: tuple[str, ...]) -> tuple[Teleop
 
 
 def _input(entry: Any, top: StrictMapping, path: str, arm_joints: tuple[str, ...]) -> TeleopInput:
-    kinds: dict[Any, Any] = {"joy": JoyInput, "twist": TwistInput, "leader": LeaderInput}
+    kinds: dict[Any, Any] = {"joy": JoyInput, "twist": TwistInput, "leader": LeaderInput, "jog": JogInput}
     kind = entry.get("kind") if isinstance(entry, dict) else None
     if kind not in kinds:
         raise top.error(f"{top.source}: '{path}.kind' is {kind!r}, expected one of {', '.join(kinds)}")
-    own = tuple(f for f in kinds[kind].__dataclass_fields__ if f not in _COMMON)
-    source = StrictMapping(entry, top.source, (*_COMMON, *own), path, top.error)
+    own = tuple(f for f in kinds[kind].__dataclass_fields__ if f not in (*_COMMON, "jog"))
+    optional = ("jog",) if kind == "joy" else ()
+    source = StrictMapping(entry, top.source, (*_COMMON, *own), path, top.error, optional)
     takes_over = source.raw("takes_over")
     if not isinstance(takes_over, bool):
         raise source.fail("takes_over", takes_over, "true or false")
@@ -108,7 +132,9 @@ def _input(entry: Any, top: StrictMapping, path: str, arm_joints: tuple[str, ...
         "takes_over": takes_over,
     }
     if kind == "joy":
-        return _joy(source, common)
+        return _joy(source, common, arm_joints)
+    if kind == "jog":
+        return JogInput(**common, joint_speed=source.number("joint_speed", 0.001, 6.0))
     if kind == "twist":
         return TwistInput(**common, **_speeds(source))
     closed, opened = source.number("gripper_closed"), source.number("gripper_open")
@@ -131,7 +157,7 @@ def _speeds(source: StrictMapping) -> dict[str, Any]:
     }
 
 
-def _joy(source: StrictMapping, common: dict[str, Any]) -> JoyInput:
+def _joy(source: StrictMapping, common: dict[str, Any], arm_joints: tuple[str, ...]) -> JoyInput:
     axes = source.mapping("axes", TWIST_AXES)
     estop = source.raw("estop_button")
     return JoyInput(
@@ -143,6 +169,17 @@ def _joy(source: StrictMapping, common: dict[str, Any]) -> JoyInput:
         close_button=source.integer("close_button", 0, 63),
         axes=tuple(_axis(axes, name) for name in TWIST_AXES),
         deadzone=source.number("deadzone", 0.0, 0.9),
+        jog=_jog_page(source, arm_joints) if source.has("jog") else None,
+    )
+
+
+def _jog_page(joy: StrictMapping, arm_joints: tuple[str, ...]) -> JogPage:
+    source = joy.mapping("jog", ("button", "axes", "joint_speed"))
+    axes = source.mapping("axes", arm_joints)
+    return JogPage(
+        source.integer("button", 0, 63),
+        tuple(_axis(axes, joint) for joint in arm_joints),
+        source.number("joint_speed", 0.001, 6.0),
     )
 
 
