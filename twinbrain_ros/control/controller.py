@@ -72,6 +72,7 @@ class ArmController:
         self.governor = Governor(robot, kinematics, self.settings.velocity_margin)
         self.inputs = Inputs(robot)
         self.happenings: list[Happening] = []
+        self.still = ""  # why nothing may move the arm, as when its motors are off; empty if it may
         self._robot, self._kinematics = robot, kinematics
         self._executor = ChunkExecutor(robot, kinematics, self.governor, self.settings.chunks)
         self._modes = Modes()
@@ -261,7 +262,7 @@ class ArmController:
         mode = self._modes.next(event)
         if mode not in (Mode.TELEOP, Mode.AUTONOMY, Mode.GO_TO):
             return
-        problem = self.joints_problem(now_ns)
+        problem = self.still or self.joints_problem(now_ns)
         if problem:
             raise ModeError(f"cannot start {mode.name.lower()}: {problem}")
         if self.mode is Mode.HOLD:
@@ -350,7 +351,7 @@ class ArmController:
         if self.state.latched or (self.mode is Mode.TELEOP and not taken_over):
             return
         strongest = self.inputs.strongest(now_ns, unasked=True)
-        if strongest is not None and not taken_over and not self.joints_problem(now_ns):
+        if strongest is not None and not taken_over and not (self.still or self.joints_problem(now_ns)):
             name = strongest.name
             self._change(Event.TAKE_OVER, now_ns, steady_ns, name, f"{name} took over")
         elif strongest is None and taken_over:

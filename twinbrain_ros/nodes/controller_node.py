@@ -1,7 +1,7 @@
 """Turns action chunks, or what a person does, into commands; the ROS face of `control/controller.py`.
 
-In:  action_chunk, policy_status, joint_states, teleop inputs; services set_mode, estop, reset, go_<pose>;
-     action go_to.
+In:  action_chunk, policy_status, joint_states, teleop inputs; services set_mode, estop, reset, go_<pose>,
+     torque_off, torque_on; action go_to.
 Out: arm and gripper commands, chunk_status (one for each chunk), control_mode (latched), intervention.
 
 An arm trajectory leads to where the arm is to be two command periods from now, and from there to rest; it is
@@ -41,6 +41,7 @@ from twinbrain_ros.nodes.parameters import Declared
 from twinbrain_ros.nodes.pose_action import PoseAction
 from twinbrain_ros.nodes.runner import run_node
 from twinbrain_ros.nodes.teleop_topics import TeleopTopics
+from twinbrain_ros.nodes.torque import Torque
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.srv import SetMode
@@ -92,6 +93,7 @@ class ControllerNode(TwinBrainNode):
         self._poses = PoseAction(
             self, robot, controller, self._times, self._refusal, self._tell, self._guarded
         )
+        Torque(self, robot, controller, bool(self.value("dry_run")))
         for counter in (
             "chunks_executed",
             "ticks",
@@ -138,11 +140,8 @@ class ControllerNode(TwinBrainNode):
 
     def _refusal(self) -> str:
         """Why nothing may be asked of the controller now; empty if it may."""
-        return (
-            ""
-            if self.phase == "active"
-            else f"the controller is {self.phase}, expected active: the arm holds"
-        )
+        inactive = f"the controller is {self.phase}, expected active: the arm holds"
+        return "" if self.phase == "active" else inactive
 
     def condition(self) -> str:
         advice = (
