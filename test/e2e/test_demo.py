@@ -215,3 +215,11 @@ def test_a_given_instruction_is_asked_for_in_every_episode_and_guided_chunks_com
     values = run_demo(tmp_path, *arguments, *late, timeout_s=120)
     assert [record["instruction"] for record in values["episode_records"]] == [text, text]
     assert sum(again(open_bag(path)) for path in sorted((tmp_path / "bags").iterdir())) >= 1
+
+
+def test_from_where_the_arm_lies_it_goes_home_and_picks(tmp_path: Path) -> None:
+    arguments = ("--task", "pick", "--episodes", "3", "--seed", str(SEED), "--from-pose", "sleep")
+    values = run_demo(tmp_path, *arguments, "--max-seconds", "15", timeout_s=180)
+    assert values["settings"]["from_pose"] == "sleep" and values["successes"] >= 2
+    log = (tmp_path / "logs" / "controller_node.log").read_text()
+    assert log.count("mode HOLD: the arm is in 'home'") == 3

@@ -277,3 +277,14 @@ def test_from_a_pose_outside_the_box_the_tool_comes_in_and_not_further_out() -> 
     drive.run(2.0)
     highest = max(drive.kinematics.forward(q)[0][2] for q in drive.path[before:])
     assert highest < start[2] + 2e-3
+
+
+def test_chunks_from_outside_the_box_lead_in_at_their_own_speed() -> None:
+    outside = np.array([0.0, -1.0, 0.6, 0.0, 0.4, 0.0])
+    drive = Drive(q=outside)
+    assert drive.tool[2] > ROBOT.workspace.upper[2] + 0.03
+    drive.autonomy((0.0, 0.0, -0.02, 0.0, 0.0, 0.0, 1.0))
+    start = drive.tool
+    drive.run(0.8)
+    assert drive.mode is Mode.AUTONOMY and drive.tool[2] == pytest.approx(start[2] - 0.08, abs=0.015)
+    assert_within_limits(drive, 1.0)

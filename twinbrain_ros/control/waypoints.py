@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from twinbrain_ros.control.room import Room
 from twinbrain_ros.robot.actions import compose_ee_deltas
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
@@ -54,6 +55,7 @@ class WaypointMaker:
     def __init__(self, robot: RobotFile, kinematics: Kinematics) -> None:
         self._robot = robot
         self._kinematics = kinematics
+        self._room = Room(robot.workspace)
         self._speed = np.array([robot.limits[name].velocity for name in robot.arm_joints])
 
     def make(
@@ -72,6 +74,7 @@ class WaypointMaker:
         Raises:
             WaypointError: the first pose is out of reach, or a joint would have to jump to it.
         """
+        self._room.hold(self._kinematics.forward(start_q)[0])
         joints = chunk.action_space == "joint_position"
         if joints:
             solve = self._joints_solver(chunk)
@@ -112,21 +115,20 @@ class WaypointMaker:
         return solve
 
     def _joints_solver(self, chunk: ActionChunk) -> Callable[[int, Array], Array]:
-        """Absolute joint targets; one whose tool leaves the workspace box is moved to its border."""
-        count, box = len(self._robot.arm_joints), self._robot.workspace
+        """Absolute joint targets; one whose tool leaves the room is moved to its border."""
+        count = len(self._robot.arm_joints)
 
         def solve(step: int, previous: Array) -> Array:
             q = np.asarray(chunk.data[step, :count], dtype=np.float64)
             position, rotation = self._kinematics.forward(q)
-            if np.any(position < box.lower) or np.any(position > box.upper):
+            if self._room.outside_m(position) > 0:
                 q = self._solve(step, position, rotation, q)
             return q
 
         return solve
 
     def _solve(self, step: int, position: Array, rotation: Array, seed: Array) -> Array:
-        box = self._robot.workspace
-        inside = np.clip(position, box.lower, box.upper)
+        inside = self._room.clip(position)
         result = self._kinematics.inverse(inside, rotation, seed)
         far = result.position_error_m > MAX_POSITION_ERROR_M
         if far or result.rotation_error_rad > MAX_ROTATION_ERROR_RAD:
