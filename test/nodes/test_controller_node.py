@@ -155,7 +155,6 @@ def test_mode_changes_are_published_with_their_source_and_reason(rig: Controller
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": ["waist"], "position": [0.0]}, "without ['shoulder'"),
         ({"position": [0.0]}, "number of positions is 1, expected 7"),
         ({"position": [0.0, math.nan, 0.0, 0.0, 0.0, 0.0, 0.03]}, "position of 'shoulder' is nan"),
     ],
@@ -171,6 +170,7 @@ def test_bad_joint_states_are_named_and_do_not_count(
     assert not answer.success and words in answer.message
     rig.joints_go = True
     rig.bench.until(lambda: rig.bench.says(NAME, OK, "active"))
+    rig.until_settled()
     assert rig.set_mode(ControlMode.AUTONOMY).success
 
 
@@ -181,7 +181,7 @@ def test_joint_states_in_another_order_are_taken_by_name(rig: ControllerRig) -> 
     rig.joints.publish(
         JointState(header=good.header, name=good.name[::-1], position=list(good.position)[::-1])
     )
-    joints = rig.node._controller._joints
+    joints = rig.node._controller.joints
     rig.bench.until(lambda: joints.newest is not None and joints.newest.stamp_ns == stamp)
     np.testing.assert_array_equal(joints.newest.arm, rig.robot.home)
 

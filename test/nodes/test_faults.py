@@ -52,12 +52,13 @@ def stopped(rig: ControllerRig, words: str, after: Callable[[], object] = lambda
     where = rig.path[-1][1]
     rig.joints_go = rig.policy_goes = True
     rig.problem, rig.reads = "", None
-    rig.bench.until(lambda: not rig.node._controller.joints_problem(rig.now_ns()))
+    rig.until_settled()
     assert rig.send_chunk().reason == "the mode is HOLD"
     answer = rig.set_mode(ControlMode.AUTONOMY)
     assert not answer.success and "call the service reset first" in answer.message
     np.testing.assert_allclose(rig.path[-1][1], where, atol=1e-4)
     assert rig.trigger("reset").success
+    rig.until_settled()
     assert rig.set_mode(ControlMode.AUTONOMY).success
     assert rig.send_chunk().outcome == ChunkStatus.EXECUTED
 
@@ -107,10 +108,11 @@ def test_joint_states_that_freeze_under_new_stamps(rig: ControllerRig) -> None:
 
 
 def test_an_arm_that_does_not_follow(rig: ControllerRig) -> None:
-    noise = np.random.default_rng(0)
+    noise, start, start_ns = np.random.default_rng(0), rig.path[-1][1], rig.now_ns()
 
-    def read() -> None:  # a live arm, held fast by something
-        rig.reads = rig.robot.home - 0.3 + noise.normal(0, 1e-4, 6)
+    def read() -> None:  # a live arm, pushed away by something
+        way = min(rig.now_ns() - start_ns, 10**9) / 1e9
+        rig.reads = start + np.clip(rig.robot.home - 0.4 - start, -way, way) + noise.normal(0, 1e-4, 6)
 
     stopped(rig, "from where it was commanded, expected at most 0.35 rad", after=read)
 
@@ -151,7 +153,7 @@ def test_a_clock_that_jumps(bench: Any, robot: RobotFile, jump_s: float, words: 
     rig.bench.until(lambda: len(rig.path) > 20)
     assert len(rig.arm) == commands
     assert rig.trigger("reset").success
-    rig.bench.until(lambda: not rig.node._controller.joints_problem(rig.now_ns()))
+    rig.until_settled()
     assert rig.set_mode(ControlMode.AUTONOMY).success
 
 

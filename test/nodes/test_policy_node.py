@@ -143,7 +143,6 @@ def test_a_bad_image_is_named_and_never_used(rig: Rig, changes: dict[str, Any], 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": ["waist", "elbow"], "position": [0.0, 0.0]}, "without ['shoulder'"),
         ({"position": [math.nan] * 7}, "position of 'waist' is nan, expected a finite number"),
         ({"position": []}, "number of positions is 0, expected 7"),
     ],

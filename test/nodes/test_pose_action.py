@@ -46,6 +46,7 @@ def rig(bench: Any, robot: RobotFile) -> ControllerRig:
     rig = ControllerRig(bench, robot, go_to_speed=0.5)
     rig.follower.hold(robot.poses["sleep"].arm)
     bench.until(lambda: bench.value(NAME, "pose") == "sleep", "its pose is not told")
+    rig.until_settled()
     return rig
 
 

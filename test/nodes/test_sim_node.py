@@ -14,7 +14,8 @@ from trajectory_msgs.msg import JointTrajectory
 from twinbrain_ros.msg import SceneState
 from twinbrain_ros.srv import ResetScene
 
-from twinbrain_ros.data.frames import image_from_buffer, joints_from_names
+from twinbrain_ros.data.frames import image_from_buffer
+from twinbrain_ros.data.joint_parts import part_from_names
 from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.nodes.sim_node import SimNode
 from twinbrain_ros.robot.robot_file import RobotFile
@@ -45,10 +46,16 @@ def test_every_camera_shows_the_robot_files_pictures(bench: Any, robot: RobotFil
     assert len(stamps[0] & stamps[1]) >= 4  # cameras due together show the same moment
 
 
+def measured(state: JointState, robot: RobotFile) -> np.ndarray:
+    part = part_from_names(0, state.name, state.position, robot)
+    assert part is not None and len(part.indices) == len(robot.arm_joints) + 1
+    return part.positions
+
+
 def test_joint_states_come_at_their_rate_with_every_joint(bench: Any, robot: RobotFile, sim: SimNode) -> None:
     states = bench.record(JointState, robot.topics.joint_states, qos.SENSOR_IN)
     bench.until(lambda: len(states) >= 100)
-    positions = joints_from_names(states[-1].name, states[-1].position, robot)
+    positions = measured(states[-1], robot)
     np.testing.assert_allclose(positions[:-1], robot.home, atol=0.02)
     assert "right_finger" in states[-1].name
     stamps = [convert.from_time(m.header.stamp) for m in states]
@@ -73,14 +80,11 @@ def test_the_arm_follows_a_trajectory(bench: Any, robot: RobotFile, sim: SimNode
     arm = bench.publisher(JointTrajectory, robot.topics.arm_trajectory, qos.COMMAND)
     target = robot.home + np.array([0.3, 0, 0, 0, 0, 0.2])
     arm.publish(convert.trajectory_message(robot.arm_joints, [0.3], [target.tolist()]))
-    bench.until(
-        lambda: states and np.allclose(joints_from_names(states[-1].name, states[-1].position, robot)[:-1],
-                                       target, atol=0.02)
-    )  # fmt: skip
+    bench.until(lambda: states and np.allclose(measured(states[-1], robot)[:-1], target, atol=0.02))
     gripper = bench.publisher(JointTrajectory, robot.topics.gripper_trajectory, qos.COMMAND)
     gripper.publish(convert.trajectory_message([robot.gripper.joint], [0.1], [[robot.gripper.closed_m]]))
     closed = robot.gripper.closed_m
-    bench.until(lambda: joints_from_names(states[-1].name, states[-1].position, robot)[-1] < closed + 2e-3)
+    bench.until(lambda: measured(states[-1], robot)[-1] < closed + 2e-3)
 
 
 def test_a_bad_trajectory_is_refused_and_named(bench: Any, robot: RobotFile, sim: SimNode) -> None:

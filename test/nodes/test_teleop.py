@@ -18,7 +18,7 @@ from twinbrain_ros.msg import ChunkStatus, ControlMode
 from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 
-DEADMAN, STOP = 4, 1
+DEADMAN, STOP, WARN = 4, 1, 1
 
 
 @pytest.fixture
@@ -71,6 +71,18 @@ def test_a_joystick_without_its_dead_man_button_moves_nothing(rig: ControllerRig
     assert rig.arm == [] and rig.mode().mode == ControlMode.HOLD
 
 
+def test_a_joystick_before_its_first_event_moves_nothing_and_is_told_of(rig: ControllerRig) -> None:
+    rig.axes, rig.held, rig._was_held = [-1.0] * 8, {DEADMAN}, set()
+    rest = "joystick does not count before it was seen at rest: axes["
+    rig.bench.until(lambda: rig.bench.says(NAME, WARN, rest))
+    rig.bench.until(lambda: len(rig.path) > 40)
+    assert rig.arm == [] and rig.mode().mode == ControlMode.HOLD
+    rig.axes, rig.held = [0.0] * 8, set()
+    rig.bench.until(lambda: not rig.bench.says(NAME, WARN, rest))
+    rig.axes[0], rig.held = 0.8, {DEADMAN}
+    in_mode(rig, ControlMode.TELEOP)
+
+
 def test_a_joystick_of_another_kind_is_named(rig: ControllerRig) -> None:
     rig.joy.publish(Joy(axes=[0.0], buttons=[0, 0]))
     rig.bench.until(lambda: rig.bench.says(NAME, 2, "joystick: found 2 buttons, expected more than 4"))
@@ -90,9 +102,12 @@ def test_a_twist_drives_in_teleop_and_only_there(rig: ControllerRig) -> None:
     message.twist.linear.z = 0.1
     message.header.frame_id = rig.robot.base_frame
     timer = rig.bench.node.create_timer(0.03, lambda: twists.publish(message))
-    rig.bench.until(lambda: len(rig.path) > 20)
-    assert rig.arm == []
+    rest = "twist does not count before it was seen at rest: it is [0.0, 0.0, 0.1, 0.0, 0.0, 0.0]"
+    rig.bench.until(lambda: rig.bench.says(NAME, WARN, rest))
     assert rig.set_mode(ControlMode.TELEOP).success
+    rig.bench.until(lambda: len(rig.path) > 40)
+    assert rig.arm == [] or rig.path[-1][1].tolist() == rig.robot.home.tolist()
+    twists.publish(TwistStamped(header=message.header))
     kinematics = rig.node._kinematics
     start = kinematics.forward(rig.robot.home)[0]
     rig.bench.until(lambda: kinematics.forward(rig.path[-1][1])[0][2] > start[2] + 0.03, "it does not rise")

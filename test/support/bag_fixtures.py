@@ -97,6 +97,8 @@ def make_bag(
     namespace: str = "",
     start_ns: int = START_NS,
     info: EpisodeInfo | None = None,
+    more: Sequence[tuple[str, int, Any]] = (),
+    sensed_joints: bool = True,
 ) -> MadeBag:
     """Writes a bag: cameras at 20 Hz, joint states at 100 Hz, commands at 50 Hz, and what else there is.
 
@@ -110,16 +112,20 @@ def make_bag(
         told: opening that the gripper is commanded to; default: `opening`, the measured one.
         leave_out: topics (as the robot file names them) that get no messages.
         silent: topics that get none from one time to another [s].
+        sensed_joints: whether there are joint states but those in `more`.
+        more: messages besides: topic, time of receipt [ns], content.
         info: of the episode; None: the robot file's texts, policy and instruction. `EpisodeInfo()`: nothing.
     """
     gaps = {**dict.fromkeys(leave_out, (-math.inf, math.inf)), **(silent or {})}
     bag = _Making(robot, namespace, start_ns, seconds, gaps)
-    bag.sensors(joints or swing(robot), opening)
+    bag.sensors(joints or swing(robot), opening, sensed_joints)
     bag.commands(joints or swing(robot), told or opening)
     bag.events(modes, instructions)
     if chunk_every_s is not None:
         data = chunk_data or (lambda at_s, sequence: still(robot))
         bag.chunks(chunk_every_s, data, instructions, joints or swing(robot), chunk_more or {})
+    for entry in more:
+        bag.put(*entry)
     if info is None:
         info = EpisodeInfo(
             robot=robot.name,
@@ -167,7 +173,7 @@ class _Making:
         """Of the images of all cameras that belong to the first one's of this stamp."""
         return tuple(image_ns + number * WRIST_LATER_NS for number in range(len(self.robot.cameras)))
 
-    def sensors(self, joints: JointPath, opening: Callable[[float], float]) -> None:
+    def sensors(self, joints: JointPath, opening: Callable[[float], float], with_joints: bool) -> None:
         robot, topics = self.robot, self.robot.topics
         for index, image_ns in enumerate(self._times(IMAGE_NS)):
             stamps = self.image_stamps(image_ns)
@@ -179,7 +185,7 @@ class _Making:
             status.header.stamp = to_time(image_ns + ON_THE_WAY_NS)
             self.put(topics.policy_status, image_ns + 2 * ON_THE_WAY_NS, status)
         names = [*robot.arm_joints, robot.gripper.joint]
-        for stamp_ns in self._times(JOINT_NS):
+        for stamp_ns in self._times(JOINT_NS) if with_joints else ():
             at_s = self._since(stamp_ns)
             finger = robot.gripper.closed_m + opening(at_s) * (robot.gripper.open_m - robot.gripper.closed_m)
             state = JointState(name=names, position=[*joints(at_s).tolist(), finger])

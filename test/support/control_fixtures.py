@@ -10,6 +10,7 @@ import numpy as np
 from sim_fixtures import shared_kinematics, shared_robot
 
 from twinbrain_ros.control.controller import ArmController, ControlSettings, Happening
+from twinbrain_ros.control.joints_watch import SETTLE_S
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.control.motion import Array
 from twinbrain_ros.control.timing import to_ns
@@ -81,7 +82,9 @@ class Drive:
         self.beat: PolicyBeat | None = PolicyBeat()
         self.path: list[Array] = []
         self.happenings: list[Happening] = []
-        self.controller.add_joints(T0, start, self.robot.gripper.open_m)
+        # It has stood there for as long as the controller wants to have seen it.
+        for ago_ns in range(to_ns(SETTLE_S), -1, -TICK):
+            self.controller.add_joints(T0 - ago_ns, start, self.robot.gripper.open_m)
 
     @property
     def mode(self) -> Mode:
@@ -124,7 +127,7 @@ class Drive:
         self.hands(self.now)
         measured = self.reads(self.now)
         if measured is not None:
-            self.controller.add_joints(self.now, measured, self.robot.gripper.open_m)
+            self.controller.add_joints(self.now, measured, self.robot.gripper.open_m, self.steady)
         if self.beat is not None:
             self.controller.add_beat(self.beat, self.steady)
         self.path.append(self.q)
@@ -151,7 +154,12 @@ class Drive:
 
 
 def joystick(drive: Drive, *down: int, **deflections: float) -> None:
-    """From now on the joystick says this at every tick: buttons held, axes by the direction they are for."""
+    """From now on the joystick says this at every tick: buttons held, axes by the direction they are for.
+
+    It was at rest the moment before.
+    """
+    if drive.controller.inputs.wish("joystick", drive.now) is None:
+        drive.controller.inputs.on_joy("joystick", [0.0] * 8, [0] * 11, drive.now)
     axes = [0.0] * 8
     for name, value in deflections.items():
         axes[AXES[name]] = value

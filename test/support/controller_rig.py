@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,28 @@ class ControllerRig:
         self.problem = ""
         self.reads: np.ndarray | None = None
         self.held: set[int] | None = None
+        self._was_held: set[int] | None = None
         self.axes = [0.0] * 8
         bench.node.create_timer(BEAT_S, self._beat)
         bench.until(lambda: self.modes and len(self.path) > 3, "the controller is not heard")
+        if node:
+            self.until_settled()
+        else:
+            bench.until(lambda: len(self.path) > 30)
+
+    def until_settled(self) -> None:
+        """Until the controller has seen the arm for long enough to move it."""
+        controller, seen = self.node._controller, len(self.path)
+        self.bench.until(lambda: len(self.path) > seen + 2)  # what was sent last is there
+        self.bench.until(
+            lambda: (
+                not (
+                    controller.joints_problem(self.now_ns())
+                    or controller.joints.unsettled(time.monotonic_ns())
+                )
+            ),
+            lambda: controller.joints.unsettled(time.monotonic_ns()),
+        )
 
     def now_ns(self) -> int:
         return int(self.bench.node.get_clock().now().nanoseconds) + self.jump_ns
@@ -99,7 +119,10 @@ class ControllerRig:
             message.header.stamp = convert.to_time(now_ns)
             self.beats.publish(message)
         if self.held is not None:
+            if self._was_held is None:  # it is taken into the hand at rest
+                self.joy.publish(Joy(axes=[0.0] * 8, buttons=[0] * 8))
             self.joy.publish(Joy(axes=self.axes, buttons=[int(i in self.held) for i in range(8)]))
+        self._was_held = self.held
 
     def joint_state(self, **changes: Any) -> JointState:
         robot, now_ns = self.robot, self.now_ns()

@@ -7,11 +7,14 @@ import pytest
 from control_fixtures import FORWARD, STILL, T0, TICK, Drive
 from sim_fixtures import shared_kinematics, shared_robot
 
-from twinbrain_ros.control.controller import SAME_PLACE_RAD, ArmController, ControlSettings
+from twinbrain_ros.control.controller import ArmController, ControlSettings
+from twinbrain_ros.control.joints_watch import SAME_PLACE_RAD
 from twinbrain_ros.control.modes import Mode, ModeChange, ModeError
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 from twinbrain_ros.control.timing import lead_s, to_ns
 from twinbrain_ros.control.verdict import Judged, Outcome
+
+HOME = shared_robot().home
 
 
 @pytest.fixture
@@ -92,8 +95,8 @@ def test_the_gripper_keeps_its_command_when_the_arm_goes_on_after_hold(drive: Dr
     drive.set_mode(Mode.HOLD)
     drive.controller.add_joints(drive.now, drive.q, 0.025)
     drive.set_mode(Mode.TELEOP)
-    axes, buttons = [0.0] * 8, [0, 0, 0, 0, 1]
-    drive.controller.inputs.on_joy("joystick", axes, buttons, drive.now)
+    for held in (0, 1):
+        drive.controller.inputs.on_joy("joystick", [0.0] * 8, [0, 0, 0, 0, held], drive.now)
     command = drive.controller.command(drive.now + TICK)
     assert command is not None and command.finger_m == drive.robot.gripper.closed_m
 
@@ -105,32 +108,68 @@ def test_the_same_mode_again_changes_nothing(drive: Drive) -> None:
     assert drive.controller.state is before
 
 
-@pytest.mark.parametrize("sag", [0.5 * SAME_PLACE_RAD, 3 * SAME_PLACE_RAD])
-def test_an_arm_that_sags_goes_on_from_where_it_was_left_a_moved_one_from_where_it_is(sag: float) -> None:
-    """Else it would sink by its sag with every start, or jump back to where it was left."""
+def at_rest_with(sag: float) -> Drive:
+    """An arm that hangs so far below where it is commanded, left in hold for a second."""
     drive = Drive()
+    drive.reads = lambda now_ns: drive.arm.sample(now_ns) + np.array([0, sag, 0, 0, 0, 0])
+    drive.run(0.3)
     drive.autonomy(STILL)
+    # As if it had been commanded to home: the first start is from where it is measured.
+    drive.controller.governor.place(HOME, drive.now)
     drive.run(0.2)
     drive.set_mode(Mode.HOLD)
     drive.run(1.0)
-    left, moved = drive.q, drive.q + np.array([0, sag, 0, 0, 0, 0])
-    drive.reads = lambda now_ns: moved
-    drive.tick()
+    return drive
+
+
+def started_from(drive: Drive) -> np.ndarray:
     drive.set_mode(Mode.AUTONOMY)
-    expected = left if sag < SAME_PLACE_RAD else moved
-    np.testing.assert_allclose(drive.controller.governor.resting_place(), expected, atol=1e-9)
+    return np.asarray(drive.controller.governor.resting_place())
+
+
+@pytest.mark.parametrize("sag", [0.5 * SAME_PLACE_RAD, 1.5 * SAME_PLACE_RAD])
+def test_an_arm_that_sags_goes_on_from_where_it_was_left_another_from_where_it_is(sag: float) -> None:
+    """Else it would sink by its sag with every start, or jump to where it was left."""
+    drive = at_rest_with(sag)
+    measured = HOME + np.array([0, sag, 0, 0, 0, 0])
+    expected = HOME if sag < SAME_PLACE_RAD else measured
+    np.testing.assert_allclose(started_from(drive), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("moved", [0.03, -0.03, 0.3])
+def test_an_arm_that_moved_in_hold_goes_on_from_where_it_is(moved: float) -> None:
+    """However little: whoever moved it, its driver does not hold it where it was left any more."""
+    drive = at_rest_with(0.04)
+    measured = HOME + np.array([0.0, 0.04 + moved, 0, 0, 0, 0])
+    drive.reads = lambda now_ns: measured
+    drive.run(0.5)
+    np.testing.assert_allclose(started_from(drive), measured, atol=1e-5)
+
+
+def test_an_arm_whose_driver_was_silent_goes_on_from_where_it_is() -> None:
+    """It may have been started again, and hold the arm where it hung."""
+    drive = at_rest_with(0.05)
+    reads = drive.reads
+    drive.reads = lambda now_ns: None
+    drive.run(0.4)
+    drive.reads = reads
+    drive.run(0.3)
+    np.testing.assert_allclose(started_from(drive), HOME + np.array([0, 0.05, 0, 0, 0, 0]), atol=1e-5)
 
 
 def test_an_arm_that_is_moved_while_it_comes_to_rest_goes_on_from_where_it_is(drive: Drive) -> None:
-    """As a simulator does that starts a new episode."""
+    """As a simulator does that starts a new episode; not before its readings agree again."""
     drive.autonomy((0.0, 0.04, 0, 0, 0, 0, 1))
     drive.run(0.5)
     drive.set_mode(Mode.HOLD)
     assert drive.controller.governor.moving(drive.now + to_ns(0.05))
     elsewhere = drive.q + np.array([0, 0.6, 0, 0, 0, 0])
-    drive.controller.add_joints(drive.now, elsewhere, 0.03)
-    drive.set_mode(Mode.AUTONOMY)
-    np.testing.assert_allclose(drive.controller.governor.resting_place(), elsewhere, atol=1e-9)
+    drive.reads = lambda now_ns: elsewhere
+    drive.tick()
+    with pytest.raises(ModeError, match=r"cannot start autonomy: joint 'shoulder' is at .* 0.020 s later"):
+        drive.set_mode(Mode.AUTONOMY)
+    drive.run(0.5)
+    np.testing.assert_allclose(started_from(drive), elsewhere, atol=1e-5)
 
 
 def test_an_emergency_stop_works_from_every_mode_and_until_reset_nothing_moves(drive: Drive) -> None:

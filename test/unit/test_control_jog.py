@@ -26,6 +26,7 @@ def with_jog() -> RobotFile:
 
 
 def jogging(drive: Drive, **velocities: float) -> None:
+    drive.controller.inputs.on_jog("jog", {}, drive.now)  # at rest first
     drive.hands = lambda now_ns: drive.controller.inputs.on_jog("jog", velocities, now_ns)
 
 
@@ -94,6 +95,7 @@ def test_the_speed_of_the_robot_file_is_not_exceeded() -> None:
 def test_the_joysticks_second_page_moves_joints_and_the_first_the_tool() -> None:
     drive = Drive(q=ROBOT.home)
     axes, buttons = [0.0] * 8, [0] * 11
+    drive.controller.inputs.on_joy("joystick", axes, buttons, drive.now)  # at rest first
     axes[0], buttons[DEADMAN], buttons[RB] = 1.0, 1, 1
     drive.hands = lambda now_ns: drive.controller.inputs.on_joy("joystick", axes, buttons, now_ns)
     drive.run(0.6)
@@ -119,3 +121,11 @@ def test_what_cannot_be_jogged_is_named(velocities: dict[str, float], said: str)
     drive = in_teleop(SLEEP)
     with pytest.raises(TeleopError, match=said):
         drive.controller.inputs.on_jog("jog", velocities, drive.now)
+
+
+def test_a_jog_counts_after_it_was_zero() -> None:
+    drive = in_teleop(SLEEP)
+    inputs = drive.controller.inputs
+    drive.hands = lambda now_ns: inputs.on_jog("jog", {"waist": 0.4}, now_ns)
+    assert drive.run(0.3) == []
+    assert "jog does not count before it was seen at rest: it is [0.4, 0.0" in inputs.problem(drive.now)

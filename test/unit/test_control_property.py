@@ -49,7 +49,7 @@ class Chaos:
         governor = self.controller.governor
         if governor.placed:
             self.where = governor.at(self.now).q
-        self.controller.add_joints(self.now, self.where, 0.03)
+        self.controller.add_joints(self.now, self.where, 0.03, self.steady)
 
     def chunk(self) -> None:
         robot, random, action = self.robot, self.random, self.robot.action

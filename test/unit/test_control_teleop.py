@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from control_fixtures import CLOSE, DEADMAN, FORWARD, OPEN, STILL, Drive, joystick
+from control_fixtures import CLOSE, DEADMAN, FORWARD, OPEN, STILL, T0, TICK, Drive, joystick
 from sim_fixtures import shared_robot
 
 from twinbrain_ros.control.governor import BOX_TOLERANCE_M
@@ -22,17 +22,22 @@ SPEED, TURN, ALIGN = 0.15, 0.8, 0.3  # of the shipped robot file
 
 
 def twist(drive: Drive, *linear: float) -> None:
+    """From now on this twist at every tick; it was zero the moment before."""
+    if drive.controller.inputs.wish("twist", drive.now) is None:
+        drive.controller.inputs.on_twist("twist", (0, 0, 0), (0, 0, 0), None, drive.now)
     drive.hands = lambda now_ns: drive.controller.inputs.on_twist("twist", linear, (0, 0, 0), None, now_ns)
 
 
 def leader(drive: Drive, q: Callable[[int], Array]) -> None:
-    """A leader arm whose joints are a function of time."""
+    """A leader arm whose joints are a function of time; it has stood still until now."""
     names = [*drive.robot.arm_joints, "left_finger"]
 
-    def say(now_ns: int) -> None:
-        joints = dict(zip(names, [*q(now_ns), 0.02], strict=True))
+    def say(now_ns: int, at_ns: int | None = None) -> None:
+        joints = dict(zip(names, [*q(at_ns or now_ns), 0.02], strict=True))
         drive.controller.inputs.on_leader("leader", joints, now_ns)
 
+    for ago_s in (0.2, 0.1, 0.0):
+        say(drive.now - to_ns(ago_s), drive.now)
     drive.hands = say
 
 
@@ -378,9 +383,9 @@ def test_a_stronger_input_takes_the_wheel_and_gives_it_back_without_a_jump() -> 
 
     def both(now_ns: int) -> None:
         inputs = drive.controller.inputs
-        inputs.on_twist("twist", (0.0, 0.2, 0.0), (0, 0, 0), None, now_ns)
+        inputs.on_twist("twist", (0.0, 0.2 * (now_ns > T0 + TICK), 0.0), (0, 0, 0), None, now_ns)
         held = to_ns(100.4) <= now_ns < to_ns(100.8)
-        inputs.on_joy("joystick", [0, 0, 0, 0, 1.0, 0, 0, 0], [0, 0, 0, 0, int(held)], now_ns)
+        inputs.on_joy("joystick", [0, 0, 0, 0, 1.0 * held, 0, 0, 0], [0, 0, 0, 0, int(held)], now_ns)
 
     drive.hands = both
     drive.run(1.2)

@@ -17,7 +17,6 @@ from twinbrain_ros.data.frames import (
     Observation,
     Problem,
     image_from_buffer,
-    joints_from_names,
 )
 from twinbrain_ros.robot.actions import tool_state
 from twinbrain_ros.robot.kinematics import Kinematics
@@ -166,14 +165,12 @@ def test_a_stamp_in_the_future_is_a_clock_that_is_wrong(frames: FrameBuilder, ro
 
 
 @pytest.mark.parametrize("back_ms", [0, 5])
-def test_a_message_out_of_order_or_repeated_is_refused(
+def test_an_image_out_of_order_or_repeated_is_refused(
     frames: FrameBuilder, robot: RobotFile, back_ms: int
 ) -> None:
     fill(frames, robot)
     with pytest.raises(FrameError, match=rf"front: stamp is {back_ms}.0 ms before the last one"):
         frames.add_image("front", T0 - back_ms * MS, picture(robot, "front"))
-    with pytest.raises(FrameError, match="joint_states: stamp"):
-        frames.add_joints(T0 - back_ms * MS, robot.home, 0.03)
     assert ready(frames.build(T0)).stamp_ns == T0
 
 
@@ -263,36 +260,3 @@ def test_a_wrong_image_is_refused_with_its_field(changes: dict[str, Any], words:
     }  # fmt: skip
     with pytest.raises(FrameError, match=words):
         image_from_buffer(**(good | changes))
-
-
-# Joints ---------------------------------------------------------------------------------------------
-
-
-def test_joints_are_found_by_name(robot: RobotFile) -> None:
-    names = ["right_finger", "gripper", *reversed(robot.arm_joints), "left_finger"]
-    positions = [-0.02, 9.9, 6, 5, 4, 3, 2, 1, 0.03]
-    np.testing.assert_array_equal(joints_from_names(names, positions, robot), [1, 2, 3, 4, 5, 6, 0.03])
-
-
-def test_missing_joints_are_named(robot: RobotFile) -> None:
-    names = [name for name in robot.arm_joints if name != "elbow"]
-    with pytest.raises(FrameError, match=r"joint_states: name .* without \['elbow', 'left_finger'\]"):
-        joints_from_names(names, [0.0] * 5, robot)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_joint_that_is_not_finite_is_named(robot: RobotFile, value: float) -> None:
-    positions = [0.0, 0.0, value, 0.0, 0.0, 0.0, 0.03]
-    with pytest.raises(FrameError, match=f"position of 'elbow' is {value}, expected a finite number"):
-        joints_from_names([*robot.arm_joints, "left_finger"], positions, robot)
-
-
-def test_lengths_that_differ_are_refused(robot: RobotFile) -> None:
-    with pytest.raises(FrameError, match="number of positions is 6, expected 7, one for each name"):
-        joints_from_names([*robot.arm_joints, "left_finger"], [0.0] * 6, robot)
-
-
-def test_a_joint_named_twice_is_refused(robot: RobotFile) -> None:
-    names = [*robot.arm_joints, "left_finger", "waist"]
-    with pytest.raises(FrameError, match=r"with \['waist'\] repeated"):
-        joints_from_names(names, [0.0] * 8, robot)

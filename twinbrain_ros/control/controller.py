@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from twinbrain_ros.control.executor import ChunkExecutor
 from twinbrain_ros.control.go_to import GoTo, WayEnd, find_pose
 from twinbrain_ros.control.governor import Governor
+from twinbrain_ros.control.joints_watch import JointsWatch
 from twinbrain_ros.control.modes import ASKED, Event, Intervention, Mode, ModeChange, ModeError, Modes
 from twinbrain_ros.control.motion import Reference
 from twinbrain_ros.control.room import Border
@@ -18,21 +19,17 @@ from twinbrain_ros.control.teleop import Inputs, TeleopDrive
 from twinbrain_ros.control.verdict import Command, Judged, Outcome, Verdict
 from twinbrain_ros.control.watchdogs import (
     ClockWatch,
-    Joints,
-    JointsWatch,
     PolicyBeat,
     PolicyWatch,
     WatchdogSettings,
 )
 from twinbrain_ros.robot.chunk import ActionChunk
+from twinbrain_ros.robot.joint_part import JointPart
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.poses import Pose, pose_of
 from twinbrain_ros.robot.robot_file import RobotFile
 
 VELOCITY_MARGIN = 0.9
-# An arm that stands this near to where it was left goes on from there: starting from where it is measured
-# instead would let it sink by its sag at every start. One that is further away has been moved by somebody.
-SAME_PLACE_RAD = 0.1
 
 Happening = Judged | ModeChange | Intervention | WayEnd
 
@@ -70,17 +67,19 @@ class ArmController:
     ) -> None:
         self.settings = settings or ControlSettings()
         self.governor = Governor(robot, kinematics, self.settings.velocity_margin)
-        self.inputs = Inputs(robot)
         self.happenings: list[Happening] = []
         self.still = ""  # why nothing may move the arm, as when its motors are off; empty if it may
         self._robot, self._kinematics = robot, kinematics
         self._executor = ChunkExecutor(robot, kinematics, self.governor, self.settings.chunks)
         self._modes = Modes()
-        self._joints, self._policy, self._clock = JointsWatch(), PolicyWatch(), ClockWatch()
+        self.joints = JointsWatch(robot)
+        self.inputs = Inputs(robot, lambda: self.joints.newest.arm if self.joints.newest else None)
+        self._policy, self._clock = PolicyWatch(), ClockWatch()
         self._drive: TeleopDrive | None = None
         self._go_to: GoTo | None = None
         self._intervention: Intervention | None = None
         self._finger_m: float | None = None  # as commanded last
+        self._kept_from = ""  # why an input that would take over cannot
         self._number = self._ways = 0
 
     @property
@@ -106,7 +105,7 @@ class ArmController:
     @property
     def pose(self) -> Pose | None:
         """The pose that the arm is measured in; None: none that has a name, or the joints are not known."""
-        newest = self._joints.newest
+        newest = self.joints.newest
         return pose_of(self._robot.poses, newest.arm) if newest is not None else None
 
     @property
@@ -123,7 +122,7 @@ class ArmController:
     @property
     def teleop_problem(self) -> str:
         """Why the arm does not go where a person asks it to; empty if it does."""
-        problem = self._drive.problem if self._drive is not None else ""
+        problem = self._drive.problem if self._drive is not None else self._kept_from
         return f"{problem}; {self.advice}" if problem and self.advice else problem
 
     def use(self, settings: ControlSettings) -> None:
@@ -146,17 +145,26 @@ class ArmController:
 
     # In ---------------------------------------------------------------------------------------------
 
-    def add_joints(self, stamp_ns: int, arm_positions: NDArray[np.float64], finger_m: float) -> None:
-        """Takes in measured joints: arm [J] in rad in robot-file order, gripper joint in m; all finite."""
-        self._joints.add(Joints(stamp_ns, np.array(arm_positions, dtype=np.float64), finger_m))
+    def add_joints(
+        self,
+        stamp_ns: int,
+        arm_positions: NDArray[np.float64],
+        finger_m: float,
+        arrived_ns: int | None = None,
+    ) -> None:
+        """Takes in measured joints: arm [J] in rad in robot-file order, gripper joint in m; all finite.
 
-    def refuse_joints(self, reason: str) -> None:
-        """Notes joint states that cannot be used."""
-        self._joints.refuse(reason)
+        arrived_ns: on the steady clock; None: when they are stamped.
+        """
+        self.add_part(JointPart.whole(stamp_ns, arm_positions, finger_m), arrived_ns or stamp_ns)
+
+    def add_part(self, part: JointPart, arrived_ns: int) -> None:
+        """Takes in what was measured of some joints; when it arrived is on the steady clock."""
+        self.joints.add(part, arrived_ns)
 
     def joints_problem(self, now_ns: int) -> str:
         """Why the measured joints cannot be relied on now; empty if they can."""
-        return self._joints.problem(now_ns, self.settings.watchdogs.joints_timeout_s)
+        return self.joints.problem(now_ns, self.settings.watchdogs.joints_timeout_s)
 
     def add_beat(self, beat: PolicyBeat, steady_ns: int) -> None:
         """Takes in what the policy says of itself."""
@@ -211,7 +219,7 @@ class ArmController:
         """
         self._modes.next(Event.ASK_GO_TO)
         goal = find_pose(self._robot, pose)
-        self._start(Event.ASK_GO_TO, now_ns)
+        self._start(Event.ASK_GO_TO, now_ns, steady_ns)
         self._ways += 1
         way = GoTo(self._robot, self._kinematics, self.governor, pose, speed, now_ns, self._ways)
         self._change(Event.ASK_GO_TO, now_ns, steady_ns, source, reason or f"go to {pose!r}")
@@ -243,7 +251,7 @@ class ArmController:
     def _change(self, event: Event, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
         """The only place where the mode changes."""
         before = self.mode
-        self._start(event, now_ns)
+        self._start(event, now_ns, steady_ns)
         if self._go_to is not None:
             way, arrived = self._go_to, reason == self._go_to.arrived
             stuck = event is Event.ARRIVE and not arrived
@@ -257,29 +265,34 @@ class ArmController:
         self.happenings.append(after)
         self._note_intervention(before, after)
 
-    def _start(self, event: Event, now_ns: int) -> None:
+    def _start(self, event: Event, now_ns: int, steady_ns: int) -> None:
         """Makes ready for the mode that an event leads to; ModeError if the joints stand against it."""
         mode = self._modes.next(event)
         if mode not in (Mode.TELEOP, Mode.AUTONOMY, Mode.GO_TO):
             return
-        problem = self.still or self.joints_problem(now_ns)
+        problem = self._kept_still(now_ns, steady_ns)
         if problem:
             raise ModeError(f"cannot start {mode.name.lower()}: {problem}")
         if self.mode is Mode.HOLD:
-            self._start_from_here(now_ns)
+            self._start_from_here(now_ns, steady_ns)
 
-    def _start_from_here(self, now_ns: int) -> None:
-        """From where the arm was left, or, if it is not there any more, from where it is."""
-        joints = self._joints.newest
+    def _kept_still(self, now_ns: int, steady_ns: int) -> str:
+        """Why the arm cannot be driven now, by what holds it still or is measured; empty if it can."""
+        problem = self.still or self.joints_problem(now_ns)
+        if problem or self.mode is not Mode.HOLD:
+            return problem
+        return self.joints.unsettled(steady_ns)
+
+    def _start_from_here(self, now_ns: int, steady_ns: int) -> None:
+        """From where the arm was left, or, if it may not be there any more, from where it is."""
+        joints = self.joints.newest
         assert joints is not None
-        self._joints.forget_motion(now_ns)
+        self.joints.forget_motion(now_ns)
         if self.governor.placed and self.settings.follows:
             left = self.governor.at(joints.stamp_ns).q
-            moving = self.governor.moving(now_ns)  # then the arm is a little behind
-            near = self.settings.watchdogs.following_error_rad if moving else SAME_PLACE_RAD
-            if np.max(np.abs(left - joints.arm)) <= near:
+            if self.joints.stayed(left, self.settings.watchdogs.following_error_rad):
                 return
-        self.governor.place(joints.arm, now_ns)
+        self.governor.place(self.joints.place(steady_ns), now_ns)
         self._finger_m = joints.finger_m
 
     def _note_intervention(self, before: Mode, after: ModeChange) -> None:
@@ -298,6 +311,7 @@ class ArmController:
     def tick(self, now_ns: int, steady_ns: int) -> Command | None:
         """To be called once a period: what to send now; None: nothing, the arm is or comes to rest."""
         self._watch(now_ns, steady_ns)
+        self.joints.watch_rest(self.driven or self.governor.moving(now_ns), steady_ns)
         self._arbitrate(now_ns, steady_ns)
         self._arrive(now_ns, steady_ns)
         return self.command(now_ns)
@@ -322,7 +336,6 @@ class ArmController:
         first_of = None
         if self.mode is Mode.AUTONOMY:
             self._finger_m, first_of = self._executor.commanded(now_ns + self.governor.lead_ns)
-        assert self._finger_m is not None
         return Command(motion, self._finger_m, first_of)
 
     def settling(self, now_ns: int) -> NDArray[np.float64] | None:
@@ -337,7 +350,7 @@ class ArmController:
         reason = clock or rhythm or self.joints_problem(now_ns)
         if not reason and self.driven and self.settings.follows:
             names = self._robot.arm_joints
-            reason = self._joints.astray(now_ns, self.governor, watchdogs, names)
+            reason = self.joints.astray(now_ns, self.governor, watchdogs, names)
         if not reason and self.mode is Mode.AUTONOMY:
             reason = self._policy.problem(steady_ns, watchdogs)
         if reason:
@@ -347,13 +360,16 @@ class ArmController:
 
     def _arbitrate(self, now_ns: int, steady_ns: int) -> None:
         """Lets inputs take over, and lets go of the one that did."""
-        taken_over = self._modes.taken_over
+        taken_over, self._kept_from = self._modes.taken_over, ""
         if self.state.latched or (self.mode is Mode.TELEOP and not taken_over):
             return
         strongest = self.inputs.strongest(now_ns, unasked=True)
-        if strongest is not None and not taken_over and not (self.still or self.joints_problem(now_ns)):
-            name = strongest.name
-            self._change(Event.TAKE_OVER, now_ns, steady_ns, name, f"{name} took over")
+        if strongest is not None and not taken_over:
+            name, problem = strongest.name, self._kept_still(now_ns, steady_ns)
+            if problem:
+                self._kept_from = f"{name} cannot take over: {problem}"
+            else:
+                self._change(Event.TAKE_OVER, now_ns, steady_ns, name, f"{name} took over")
         elif strongest is None and taken_over:
             driving = self._drive.name if self._drive is not None else self.state.source
             silent = self.inputs.wish(driving, now_ns) is None
@@ -364,7 +380,7 @@ class ArmController:
         """Ends a way to a pose that is over."""
         if self._go_to is None:
             return
-        newest = self._joints.newest if self.settings.follows else None
+        newest = self.joints.newest if self.settings.follows else None
         outcome = self._go_to.outcome(now_ns, newest.arm if newest is not None else None)
         if outcome is not None:
             self._change(Event.ARRIVE, now_ns, steady_ns, self.state.source, outcome)

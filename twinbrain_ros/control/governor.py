@@ -21,6 +21,8 @@ _MEETINGS, _MET_S = 3, 2e-3
 # Waypoints lie inside the workspace box, but between two of them the tool moves on a slight curve. Less than
 # this outside is not worth an inverse kinematics per tick.
 BOX_TOLERANCE_M = 1e-3
+# A joint that is further outside its limits is not there: what was measured is wrong.
+FAR_OUTSIDE_RAD = 0.3
 LIMIT_TOLERANCE_RAD = 1e-6
 _STOP_SAMPLES = (4, 16)  # of a way to rest: where it is far from the border of the box, and where it is not
 _FAR_M = 0.03
@@ -57,7 +59,17 @@ class Governor:
         return self._path is not None
 
     def place(self, q: Array, now_ns: int) -> None:
-        """Forgets everything: the arm is at rest at `q` [J]."""
+        """Forgets everything: the arm is at rest at `q` [J].
+
+        Raises:
+            ValueError: that is no place where this arm can be.
+        """
+        outside = self.limits.outside(q, q) if np.all(np.isfinite(q)) else np.inf
+        if outside > FAR_OUTSIDE_RAD:
+            raise ValueError(
+                f"the arm's joints are at {np.asarray(q).tolist()} rad, expected finite positions at most "
+                f"{FAR_OUTSIDE_RAD} rad outside {self.limits.lower.tolist()} .. {self.limits.upper.tolist()}"
+            )
         self.room.hold(self._kinematics.forward(q)[0])
         self._path = CommittedPath(now_ns, State.rest(q))
         self._until_ns = now_ns

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from twinbrain_ros.control.governor import Governor
+from twinbrain_ros.control.input_rest import AT_POSE_RAD, REST_SHARE, RestGate
 from twinbrain_ros.control.jog import JointJog
 from twinbrain_ros.control.motion import Array, State
 from twinbrain_ros.control.room import Border
@@ -23,6 +24,8 @@ LAG_RAD = 0.15
 RAMP_S = 0.15
 # A leader's speed is taken over this time: long enough to smooth its encoders, too short to be felt.
 LEADER_SPEED_S = 0.04
+# A leader whose joints stand for positions this far beyond the arm's limits [rad] is not described as it is.
+LEADER_BEYOND_RAD = 1.0
 
 
 class TeleopError(ValueError):
@@ -36,7 +39,7 @@ class Wish:
     Attributes:
         active: whether it asks for anything now; a joystick without its dead-man button does not.
         twist: [6] m/s and rad/s about the tool point, base axes; None for joints.
-        joints: [J] rad, of a leader.
+        joints: [J] rad, of a leader; NaN for those that it does not have.
         finger_m: gripper position, None: as it is.
         jog: [J] rad/s, where single joints are moved.
     """
@@ -50,10 +53,16 @@ class Wish:
 
 
 class Inputs:
-    """The newest wish of every input of a robot file, each as its own kind of message."""
+    """The newest wish of every input of a robot file, each as its own kind of message.
 
-    def __init__(self, robot: RobotFile) -> None:
-        self._robot = robot
+    Args:
+        robot: its inputs.
+        pose: gives where the arm is [J], None if that is not known: a leader that is there may lead at once.
+    """
+
+    def __init__(self, robot: RobotFile, pose: Callable[[], Array | None] = lambda: None) -> None:
+        self._robot, self._pose = robot, pose
+        self._rest = RestGate()
         self._inputs = {entry.name: entry for entry in robot.teleop}
         self._wishes: dict[str, Wish] = {}
         self._estop_was_down: dict[str, bool] = {}
@@ -74,18 +83,24 @@ class Inputs:
         if len(buttons) <= max(used):
             raise TeleopError(f"{name}: found {len(buttons)} buttons, expected more than {max(used)}")
         twist = np.array([self._deflection(joy, axes, axis) for axis in joy.axes])
+        held = _button(buttons, joy.deadman_button)
+        self._rest.hear(joy, now_ns)
+        busy = f"its dead-man button {joy.deadman_button} is held" if held else ""
+        for axis in (*joy.axes, *(joy.jog.axes if joy.jog is not None else ())):
+            if self._deflection(joy, axes, axis) and axis is not None:
+                busy = f"axes[{axis[0]}] is {axes[axis[0]]:.2f}, expected within {joy.deadzone:g} of 0"
+        counts = self._rest.counts(joy, not busy, busy)
         twist[:3] *= joy.linear_speed
         twist[3:] *= joy.angular_speed
         gripper = self._robot.gripper
         finger_m = gripper.open_m if _button(buttons, joy.open_button) else None
         finger_m = gripper.closed_m if _button(buttons, joy.close_button) else finger_m
-        held = _button(buttons, joy.deadman_button)
         finger_m = finger_m if held else None
         if joy.jog is not None and _button(buttons, joy.jog.button):
             jog = joy.jog.speed * np.array([self._deflection(joy, axes, axis) for axis in joy.jog.axes])
-            self._wishes[name] = Wish(now_ns, held, jog=jog, finger_m=finger_m)
+            self._wishes[name] = Wish(now_ns, held and counts, jog=jog, finger_m=finger_m)
         else:
-            self._wishes[name] = Wish(now_ns, held, twist=twist, finger_m=finger_m)
+            self._wishes[name] = Wish(now_ns, held and counts, twist=twist, finger_m=finger_m)
         return False
 
     @staticmethod
@@ -122,7 +137,14 @@ class Inputs:
         for part, most in ((slice(0, 3), entry.linear_speed), (slice(3, 6), entry.angular_speed)):
             vector = twist[part] if rotation is None else rotation @ twist[part]
             twist[part] = vector / max(float(np.linalg.norm(vector)) / most, 1.0)
-        self._wishes[name] = Wish(now_ns, bool(np.any(twist != 0.0)), twist=twist)
+        self._rest.hear(entry, now_ns)
+        share = max(
+            float(np.linalg.norm(twist[:3])) / entry.linear_speed,
+            float(np.linalg.norm(twist[3:])) / entry.angular_speed,
+        )
+        busy = f"it is {np.round(twist, 3).tolist()}, expected six zeros once" if share > REST_SHARE else ""
+        counts = self._rest.counts(entry, not busy, busy)
+        self._wishes[name] = Wish(now_ns, counts and bool(np.any(twist != 0.0)), twist=twist)
 
     def on_jog(self, name: str, velocities: Mapping[str, float], now_ns: int) -> None:
         """Velocities of joints by name [rad/s]; joints that are not named stand still.
@@ -139,24 +161,55 @@ class Inputs:
                 raise TeleopError(f"{name}: found {joint!r} at {velocity} rad/s, expected a finite velocity")
         jog = np.array([velocities.get(joint, 0.0) for joint in joints])
         jog = np.clip(jog, -entry.joint_speed, entry.joint_speed)
-        self._wishes[name] = Wish(now_ns, bool(np.any(jog != 0.0)), jog=jog)
+        self._rest.hear(entry, now_ns)
+        busy = f"it is {np.round(jog, 3).tolist()}, expected zeros once" if np.any(jog) else ""
+        counts = self._rest.counts(entry, not busy, busy)
+        self._wishes[name] = Wish(now_ns, counts and bool(np.any(jog != 0.0)), jog=jog)
 
     def on_leader(self, name: str, joints: Mapping[str, float], now_ns: int) -> None:
         """A leader arm's joints by name, rad or its own units.
 
         Raises:
-            TeleopError: a joint is missing or not finite.
+            TeleopError: a joint is missing, not finite, or where this arm's could never be.
         """
         entry = self._inputs[name]
         assert isinstance(entry, LeaderInput)
-        for joint in (*entry.joints, entry.gripper_joint):
+        for joint in entry.map.names:
             if not np.isfinite(joints.get(joint, np.nan)):
                 found = f"{joint!r} at {joints[joint]}" if joint in joints else f"the joints {sorted(joints)}"
                 raise TeleopError(f"{name}: found {found}, expected a finite position of {joint!r}")
-        q = np.array([joints[joint] for joint in entry.joints])
-        span = entry.gripper_open - entry.gripper_closed
-        opening = (joints[entry.gripper_joint] - entry.gripper_closed) / span
-        self._wishes[name] = Wish(now_ns, True, joints=q, finger_m=self._robot.gripper.finger(opening))
+        q, opening = entry.map.arm(joints), entry.map.opened(joints)
+        self._check_leader(entry, q, joints)
+        finger_m = None if opening is None else self._robot.gripper.finger(opening)
+        counts = self._leader_counts(entry, q, now_ns)
+        self._wishes[name] = Wish(now_ns, counts, joints=q, finger_m=finger_m)
+
+    def _check_leader(self, entry: LeaderInput, q: Array, joints: Mapping[str, float]) -> None:
+        lower, upper = self._robot.lower, self._robot.upper
+        beyond = np.nan_to_num(np.maximum(lower - q, q - upper), nan=-np.inf, posinf=np.inf)
+        worst = int(np.argmax(beyond))
+        if beyond[worst] > LEADER_BEYOND_RAD:
+            joint = entry.map.joints[worst]
+            assert joint is not None
+            ours = repr(self._robot.arm_joints[worst])
+            raise TeleopError(
+                f"{entry.name}: found {joint.name!r} at {joints[joint.name]:.4g}, which is {q[worst]:.4g} "
+                f"rad of {ours}, expected within [{lower[worst]:.3f}, {upper[worst]:.3f}] or at most "
+                f"{LEADER_BEYOND_RAD:g} rad beyond: see unit, sign and offset in the robot file"
+            )
+
+    def _leader_counts(self, entry: LeaderInput, q: Array, now_ns: int) -> bool:
+        self._rest.hear(entry, now_ns)
+        still, moved = self._rest.leader_still(entry, q, now_ns)
+        pose = self._pose()
+        at_pose = pose is not None and bool(np.nanmax(np.abs(q - pose)) <= AT_POSE_RAD)
+        joint = entry.map.joints[moved] if moved is not None else None
+        busy = f"{joint.name!r} moves, and it is not at the arm's pose" if joint else ""
+        return self._rest.counts(entry, still or at_pose, busy)
+
+    def problem(self, now_ns: int) -> str:
+        """Which inputs speak and do not count, as they were never seen at rest; empty if none does."""
+        return self._rest.problem(now_ns, self._inputs)
 
     def wish(self, name: str, now_ns: int) -> Wish | None:
         """What an input asks for, None if it has been silent for too long."""
@@ -204,6 +257,7 @@ class TeleopDrive:
         self._at_ns = now_ns + governor.lead_ns
         self._leader: list[tuple[int, Array]] = []
         self._offset: Array | None = None
+        self._still: Array = np.zeros(0)  # where the joints stay that the leader does not have
         self.problem = ""  # why the arm does not go where it is asked to
         self._rest()
 
@@ -265,6 +319,9 @@ class TeleopDrive:
         self._move(self._jog.q, self._jog.v)
 
     def _follow_leader(self, wish: Wish, joints: Array, elapsed_s: float) -> None:
+        if self._offset is None:
+            self._still = self._q
+        joints = np.where(np.isnan(joints), self._still, joints)
         if self._offset is None:
             self._offset = self._q - joints
         step = np.clip(self._offset, -self._align * elapsed_s, self._align * elapsed_s)

@@ -78,10 +78,10 @@ class Command:
 
     Attributes:
         motion: of the arm.
-        finger_m: position of the robot file's gripper joint [m].
+        finger_m: position of the robot file's gripper joint [m]; None: as it is, which is not known.
         first_of: the chunk whose first command this is, if it is one.
     """
 
     motion: Motion
-    finger_m: float
+    finger_m: float | None
     first_of: Judged | None = None

@@ -1,21 +1,15 @@
 """What stops the arm: everything that must be seen to happen while it is driven, and is not.
 
-Ages of data are by their stamps, on the ROS clock; silence is by arrival, on a steady clock that no reset of
-the ROS clock can disturb.
+Silence is by arrival, on a steady clock that no reset of the ROS clock can disturb. The joints have a module
+of their own, `joints_watch`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
+from twinbrain_ros.control.timing import NS_PER_S
 
-from twinbrain_ros.control.governor import Governor
-from twinbrain_ros.control.motion import Array
-from twinbrain_ros.control.timing import NS_PER_S, to_ns
-
-# Joints whose readings do not change at all while they are commanded to move this far are not being read.
-FROZEN_RAD = 0.05
 # A clock that is corrected by less than this is not a clock that jumped.
 CLOCK_SLACK_S = 0.005
 
@@ -32,81 +26,6 @@ class WatchdogSettings:
     following_timeout_s: float = 0.4
     overrun_s: float = 0.25
     clock_jump_s: float = 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class Joints:
-    """Measured joints: arm [J] in rad, finger_m in m."""
-
-    stamp_ns: int
-    arm: Array
-    finger_m: float
-
-
-class JointsWatch:
-    """Whether the measured joints can be relied on, and whether they do what they are told."""
-
-    def __init__(self) -> None:
-        self.newest: Joints | None = None
-        self._refused = ""
-        self._changed_ns = 0
-        self._astray_since_ns: int | None = None
-
-    def add(self, joints: Joints) -> None:
-        """Takes in good ones."""
-        before, self.newest, self._refused = self.newest, joints, ""
-        if before is None or joints.stamp_ns < before.stamp_ns or not np.array_equal(before.arm, joints.arm):
-            self._changed_ns = joints.stamp_ns
-
-    def refuse(self, reason: str) -> None:
-        """Notes that some came that are of no use."""
-        self._refused = reason
-
-    def forget_motion(self, now_ns: int) -> None:
-        """What was commanded before now is not held against them."""
-        self._changed_ns, self._astray_since_ns = now_ns, None
-
-    def problem(self, now_ns: int, timeout_s: float) -> str:
-        """Why they cannot be relied on now; empty if they can."""
-        refused = f"; the newest were refused: {self._refused}" if self._refused else ""
-        if self.newest is None:
-            return f"no joint states have arrived yet{refused}"
-        age_s = (now_ns - self.newest.stamp_ns) / NS_PER_S
-        if age_s > timeout_s:
-            return f"the joint states are {age_s:.3f} s old, expected at most {timeout_s} s{refused}"
-        if age_s < -timeout_s:
-            return f"the joint states lie {-age_s:.3f} s in the future: do the clocks agree?"
-        return ""
-
-    def astray(
-        self, now_ns: int, governor: Governor, settings: WatchdogSettings, names: tuple[str, ...]
-    ) -> str:
-        """Why the arm does not seem to follow its commands; empty if it does."""
-        if self.newest is None:
-            return ""
-        # What it was told a while ago, it should have begun to do by now.
-        then_ns = self.newest.stamp_ns - to_ns(settings.following_timeout_s)
-        if then_ns > self._changed_ns:
-            moved = governor.at(then_ns).q - governor.at(self._changed_ns).q
-            joint = int(np.argmax(np.abs(moved)))
-            if abs(moved[joint]) > FROZEN_RAD:
-                return (
-                    f"the joint states are frozen: not one value has changed since {names[joint]!r} was told "
-                    f"to move by {moved[joint]:.3f} rad, more than {settings.following_timeout_s} s ago"
-                )
-        error = self.newest.arm - governor.at(self.newest.stamp_ns).q
-        joint = int(np.argmax(np.abs(error)))
-        if abs(error[joint]) <= settings.following_error_rad:
-            self._astray_since_ns = None
-            return ""
-        if self._astray_since_ns is None:
-            self._astray_since_ns = now_ns
-        if now_ns - self._astray_since_ns < to_ns(settings.following_timeout_s):
-            return ""
-        return (
-            f"joint {names[joint]!r} is {abs(error[joint]):.3f} rad from where it was commanded, expected at "
-            f"most {settings.following_error_rad} rad: blocked, or not driven?"
-        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import BagError
-from twinbrain_ros.data.decode import FrameError, joints_from_names
+from twinbrain_ros.data.decode import FrameError
+from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
 from twinbrain_ros.data.messages import NS_PER_S, from_time, told_finger_m
 from twinbrain_ros.data.recorded import RecordedFrames
 
@@ -32,11 +33,13 @@ class Timeline:
         self._gripper: list[tuple[int, float]] = []
         self._joints: list[tuple[int, Array]] = []
         self._modes: list[tuple[int, Mode]] = []
+        self._merger = JointMerger(frames.robot)
         names = frames.robot.topics
+        joint_states = [frames.topic(name) for name in names.all_joint_states]
         topics = {
             frames.topic(names.arm_trajectory): self._on_arm,
             frames.topic(names.gripper_trajectory): self._on_gripper,
-            frames.topic(names.joint_states): self._on_joints,
+            **dict.fromkeys(joint_states, self._on_joints),
             frames.topic(names.control_mode): self._on_mode,
         }
         for message in frames.bag.messages(list(topics)):
@@ -44,7 +47,7 @@ class Timeline:
                 topics[message.topic](frames.bag.decode(message), message.log_ns)
             except (FrameError, BagError, AttributeError, ValueError, IndexError) as error:
                 key = f"{message.topic}/{type(error).__name__}"
-                if message.topic != frames.topic(names.joint_states):  # these are read again, and named then
+                if message.topic not in joint_states:  # these are read again, and named then
                     frames.problems.add(key, f"{message.topic}: {error}")
         self._arm_ns = [entry[0] for entry in self._arm]
         self._gripper_ns = [entry[0] for entry in self._gripper]
@@ -74,10 +77,11 @@ class Timeline:
 
     def _on_joints(self, content: Any, log_ns: int) -> None:
         stamp_ns = from_time(content.header.stamp)
-        if not self._joints or stamp_ns > self._joints[-1][0]:
-            values = joints_from_names(content.name, content.position, self._robot)
+        whole = self._merger.add(part_from_names(stamp_ns, content.name, content.position, self._robot))
+        if whole is not None:
+            whole_ns, values = whole
             opening = self._robot.gripper.opening(float(values[-1]))
-            self._joints.append((stamp_ns, np.append(values[:-1], opening)))
+            self._joints.append((whole_ns, np.append(values[:-1], opening)))
 
     def _on_mode(self, content: Any, log_ns: int) -> None:
         self._modes.append((from_time(content.header.stamp), Mode(content.mode)))

@@ -80,7 +80,7 @@ def recorded_topics(robot: RobotFile, namespace: str = "") -> list[Topic]:
             Topic(info_topic(camera), "sensor_msgs/msg/CameraInfo"),
         ]
     relative += [
-        Topic(names.joint_states, JOINT_STATE),
+        *(Topic(name, JOINT_STATE) for name in names.all_joint_states),
         Topic(names.instruction, STRING, latched=True),
         Topic(names.action_chunk, "twinbrain_ros/msg/ActionChunk"),
         Topic(names.chunk_status, "twinbrain_ros/msg/ChunkStatus"),

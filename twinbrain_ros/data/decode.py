@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from twinbrain_ros.data import pixels
 from twinbrain_ros.data.pixels import Buffer, PixelError
 from twinbrain_ros.robot.encodings import ENCODINGS, same_encoding
-from twinbrain_ros.robot.robot_file import Camera, RobotFile
+from twinbrain_ros.robot.robot_file import Camera
 from twinbrain_ros.text import shown
 
 
@@ -77,35 +75,3 @@ def image_from_compressed(data: Buffer, camera: Camera, form: str = "") -> NDArr
         return pixels.unpacked(data, form, camera.width, camera.height, camera.value_range)
     except PixelError as error:
         raise FrameError(camera.name, error.field, error.found, error.expected) from error
-
-
-def joints_from_names(
-    names: Sequence[str], positions: Sequence[float], robot: RobotFile
-) -> NDArray[np.float64]:
-    """Joint positions in robot-file order, found by name and never by index.
-
-    Args:
-        names, positions: of a sensor_msgs/JointState; other joints may be among them.
-    Returns:
-        [J+1]: the arm's joints [rad], then the gripper joint [m].
-    Raises:
-        FrameError: lengths differ, a joint is missing or named twice, or a position is not finite.
-    """
-    stream = "joint_states"
-    if len(positions) != len(names):
-        raise FrameError(
-            stream, "number of positions", str(len(positions)), f"{len(names)}, one for each name"
-        )
-    wanted = [*robot.arm_joints, robot.gripper.joint]
-    index = {name: i for i, name in enumerate(names)}
-    missing = [name for name in wanted if name not in index]
-    if missing:
-        raise FrameError(stream, "name", f"{list(names)} without {missing}", f"all of {wanted}")
-    repeated = [name for name in wanted if list(names).count(name) > 1]
-    if repeated:
-        raise FrameError(stream, "name", f"{list(names)} with {repeated} repeated", "each joint once")
-    found = np.array([positions[index[name]] for name in wanted], dtype=np.float64)
-    if not np.all(np.isfinite(found)):
-        bad = int(np.flatnonzero(~np.isfinite(found))[0])
-        raise FrameError(stream, f"position of {wanted[bad]!r}", str(found[bad]), "a finite number")
-    return found

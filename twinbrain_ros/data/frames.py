@@ -11,8 +11,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from twinbrain_ros.data.decode import FrameError, image_from_buffer, joints_from_names
+from twinbrain_ros.data.decode import FrameError, image_from_buffer
 from twinbrain_ros.robot.actions import tool_state
+from twinbrain_ros.robot.joint_part import JointPart, joint_names, listed
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 
@@ -24,13 +25,12 @@ __all__ = [
     "Observation",
     "Problem",
     "image_from_buffer",
-    "joints_from_names",
 ]
 
 NS_PER_S = 1_000_000_000
 
 IMAGES_KEPT = 4  # per camera: enough to pair it with a camera that arrives some frames later
-JOINTS_KEPT = 128  # more than a second at 100 Hz, longer than any allowed age
+JOINTS_KEPT = 128  # of each part: more than a second at 100 Hz, longer than any allowed age
 # A stamp that goes back by more than this is a source that was started again (a bag that loops, a reset
 # clock): its old data belong to another time line. Less is a message out of order, which is dropped.
 RESTART_S = 1.0
@@ -45,6 +45,8 @@ class Observation:
     Attributes:
         stamp_ns: the oldest stamp among the cameras: nothing the policy sees is older than this says.
         image_stamps_ns, joint_stamp_ns: of the parts; with them `FrameBuilder.rebuild` builds it again.
+        joint_stamps_ns: of every joint, the gripper's last, where they differ, else empty; `joint_stamp_ns`
+            is the oldest.
         images: per camera [H, W, 3] uint8 RGB.
         arm_positions: [J] measured arm joints in robot-file order [rad].
         gripper_opening: 0 closed to 1 open.
@@ -58,6 +60,7 @@ class Observation:
     state: NDArray[np.float64]
     image_stamps_ns: dict[str, int]
     joint_stamp_ns: int
+    joint_stamps_ns: tuple[int, ...] = ()
 
 
 class Problem(enum.Enum):
@@ -94,19 +97,24 @@ class _Image:
 
 @dataclass(frozen=True)
 class _Joints:
-    stamp_ns: int
+    stamps_ns: tuple[int, ...]  # of the arm's joints, then of the gripper's
     arm: NDArray[np.float64]
     finger_m: float
 
+    @property
+    def stamp_ns(self) -> int:
+        return min(self.stamps_ns)
 
-_Stamped = TypeVar("_Stamped", _Image, _Joints)
+
+_Stamped = TypeVar("_Stamped", _Image, JointPart)
 
 
 class FrameBuilder:
     """Keeps the latest of every stream and pairs them by stamp.
 
     Memory is bounded: a few images per camera and about a second of joint states. Joint states are paired
-    with the images by nearest stamp and not interpolated, so that an observation holds measurements only.
+    with the images by nearest stamp, each part of them by its own, and not interpolated, so that an
+    observation holds measurements only.
 
     Args:
         robot: cameras, allowed age and allowed skew.
@@ -118,13 +126,14 @@ class FrameBuilder:
         self._kinematics = kinematics
         self._cameras = {camera.name: camera for camera in robot.cameras}
         self._images: dict[str, deque[_Image]] = {name: deque(maxlen=IMAGES_KEPT) for name in self._cameras}
-        self._joints: deque[_Joints] = deque(maxlen=JOINTS_KEPT)
+        self._joint_names = joint_names(robot)
+        self._parts: dict[tuple[int, ...], deque[JointPart]] = {}  # by the joints that they are of
 
     def clear(self) -> None:
         """Forgets everything that was added."""
         for images in self._images.values():
             images.clear()
-        self._joints.clear()
+        self._parts.clear()
 
     def add_image(self, camera: str, stamp_ns: int, image: NDArray[np.uint8]) -> None:
         """Adds an image [H, W, 3] uint8 RGB, as `image_from_buffer` gives it.
@@ -145,7 +154,7 @@ class FrameBuilder:
         """Adds a joint state: arm [J] in rad in robot-file order, gripper joint in m.
 
         Raises:
-            FrameError: wrong length, a value that is not finite, or a stamp not after the last one.
+            FrameError: wrong length, or a value that is not finite.
         """
         arm = np.asarray(arm_positions, dtype=np.float64)
         count = len(self._robot.arm_joints)
@@ -153,8 +162,21 @@ class FrameBuilder:
             raise FrameError("joint_states", "shape of positions", str(arm.shape), f"({count},)")
         if not (np.all(np.isfinite(arm)) and np.isfinite(finger_m)):
             raise FrameError("joint_states", "positions", f"{[*arm.tolist(), finger_m]}", "finite numbers")
-        self._check_order("joint_states", self._joints[-1].stamp_ns if self._joints else None, stamp_ns)
-        self._joints.append(_Joints(stamp_ns, arm, float(finger_m)))
+        self.add_part(JointPart.whole(stamp_ns, arm, float(finger_m)))
+
+    def add_part(self, part: JointPart) -> bool:
+        """Adds what a message says of some joints.
+
+        Returns:
+            False if it says nothing new: a repeat, or older than what is known of the same joints.
+        """
+        stream = self._parts.get(part.indices)
+        if stream and part.stamp_ns <= stream[-1].stamp_ns:
+            if stream[-1].stamp_ns - part.stamp_ns <= RESTART_S * NS_PER_S:
+                return False
+            self.clear()
+        self._parts.setdefault(part.indices, deque(maxlen=JOINTS_KEPT)).append(part)
+        return True
 
     def _check_order(self, stream: str, last_ns: int | None, stamp_ns: int) -> None:
         if last_ns is None or stamp_ns > last_ns:
@@ -170,16 +192,18 @@ class FrameBuilder:
         chosen = self._choose(self._images)
         if isinstance(chosen, NotReady):
             return chosen
-        if not self._joints:
-            return NotReady(Problem.MISSING, "joint_states", "no joint states have arrived yet")
         stamp_ns = min(image.stamp_ns for image in chosen.values())
-        joints = _nearest(self._joints, stamp_ns)
+        joints = self._measured((stamp_ns,) * len(self._joint_names))
+        if isinstance(joints, NotReady):
+            return joints
         problem = self._age(chosen, stamp_ns, now_ns) or self._skew(chosen, stamp_ns, joints)
         if problem is not None:
             return problem
         return self._assemble(chosen, joints)
 
-    def rebuild(self, image_stamps_ns: Mapping[str, int], joint_stamp_ns: int) -> Observation | NotReady:
+    def rebuild(
+        self, image_stamps_ns: Mapping[str, int], joint_stamp_ns: int, joint_stamps_ns: Sequence[int] = ()
+    ) -> Observation | NotReady:
         """The observation that was built from exactly these messages, or which of them is not there."""
         chosen: dict[str, _Image] = {}
         for name, stream in self._images.items():
@@ -188,11 +212,44 @@ class FrameBuilder:
                 message = f"there is no image of camera {name!r} of stamp {image_stamps_ns.get(name)}"
                 return NotReady(Problem.MISSING, name, message)
             chosen[name] = image
-        joints = _stamped(self._joints, joint_stamp_ns)
-        if joints is None:
+        stamps = tuple(joint_stamps_ns) or (joint_stamp_ns,) * len(self._joint_names)
+        joints = self._measured(stamps, exact=True)
+        if isinstance(joints, NotReady):
             message = f"there are no joint states of stamp {joint_stamp_ns}"
             return NotReady(Problem.MISSING, "joint_states", message)
         return self._assemble(chosen, joints)
+
+    def joints_came(self, joint_stamp_ns: int, joint_stamps_ns: Sequence[int] = ()) -> bool:
+        """Whether of every joint the measurement of its stamp, or a later one, was added."""
+        stamps = tuple(joint_stamps_ns) or (joint_stamp_ns,) * len(self._joint_names)
+        newest = [-1] * len(stamps)
+        for indices, parts in self._parts.items():
+            for joint in indices:
+                newest[joint] = max(newest[joint], parts[-1].stamp_ns)
+        return all(came_ns >= stamp_ns for came_ns, stamp_ns in zip(newest, stamps, strict=True))
+
+    def _measured(self, stamps_ns: Sequence[int], exact: bool = False) -> _Joints | NotReady:
+        """Every joint as it was measured nearest to its stamp, or exactly then."""
+        chosen: list[JointPart | None] = [None] * len(self._joint_names)
+        for indices, parts in self._parts.items():
+            found: dict[int, JointPart | None] = {}
+            for joint in indices:
+                wanted_ns = stamps_ns[joint]
+                if wanted_ns not in found:
+                    found[wanted_ns] = (_stamped if exact else _nearest)(parts, wanted_ns)
+                part, other = found[wanted_ns], chosen[joint]
+                if part and not (other and _apart(other, wanted_ns) <= _apart(part, wanted_ns)):
+                    chosen[joint] = part
+        known = [part for part in chosen if part is not None]
+        if len(known) < len(chosen):
+            missing = [name for name, part in zip(self._joint_names, chosen, strict=True) if part is None]
+            message = f"no position of {listed(missing)} has arrived yet in joint states"
+            if not self._parts:
+                message = "no joint states have arrived yet"
+            return NotReady(Problem.MISSING, "joint_states", message)
+        positions = [part.positions[part.indices.index(joint)] for joint, part in enumerate(known)]
+        stamps = tuple(part.stamp_ns for part in known)
+        return _Joints(stamps, np.array(positions[:-1]), float(positions[-1]))
 
     def _assemble(self, chosen: dict[str, _Image], joints: _Joints) -> Observation:
         opening = float(self._robot.gripper.opening(joints.finger_m))
@@ -205,6 +262,7 @@ class FrameBuilder:
             state=tool_state(position, rotation, opening),
             image_stamps_ns={name: image.stamp_ns for name, image in chosen.items()},
             joint_stamp_ns=joints.stamp_ns,
+            joint_stamps_ns=joints.stamps_ns if len(set(joints.stamps_ns)) > 1 else (),
         )
 
     def look(self, cameras: Sequence[str], now_ns: int) -> Look | NotReady:
@@ -231,14 +289,18 @@ class FrameBuilder:
 
     def _skew(self, chosen: dict[str, _Image], stamp_ns: int, joints: _Joints) -> NotReady | None:
         limit_s = self._robot.observation.max_skew_s
-        stamps = {name: image.stamp_ns for name, image in chosen.items()} | {"joint_states": joints.stamp_ns}
+        far = max(range(len(joints.stamps_ns)), key=lambda joint: abs(joints.stamps_ns[joint] - stamp_ns))
+        stamps = {name: image.stamp_ns for name, image in chosen.items()}
+        stamps["joint_states"] = joints.stamps_ns[far]
         name = max(stamps, key=lambda stream: abs(stamps[stream] - stamp_ns))
         skew_s = abs(stamps[name] - stamp_ns) / NS_PER_S
         if skew_s <= limit_s:
             return None
         oldest = min(chosen, key=lambda camera: chosen[camera].stamp_ns)
+        parted = name == "joint_states" and len(set(joints.stamps_ns)) > 1
+        what = f"{name} of {self._joint_names[far]!r}" if parted else name
         message = (
-            f"{name} is {skew_s * 1e3:.1f} ms from camera {oldest!r}, expected at most {limit_s * 1e3:.1f} ms"
+            f"{what} is {skew_s * 1e3:.1f} ms from camera {oldest!r}, expected at most {limit_s * 1e3:.1f} ms"
         )
         return NotReady(Problem.SKEW, name, message)
 
@@ -263,3 +325,7 @@ def _stamped(stream: deque[_Stamped], stamp_ns: int | None) -> _Stamped | None:
 def _nearest(stream: deque[_Stamped], stamp_ns: int) -> _Stamped:
     """The entry nearest in time to `stamp_ns`; of two equally near ones, the newer."""
     return min(reversed(stream), key=lambda entry: abs(entry.stamp_ns - stamp_ns))
+
+
+def _apart(part: JointPart, stamp_ns: int) -> int:
+    return abs(part.stamp_ns - stamp_ns)

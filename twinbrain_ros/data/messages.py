@@ -96,4 +96,6 @@ def chunk_from_message(message: Any, robot: RobotFile) -> ActionChunk:
         guide_frozen=int(message.guide_frozen),
         image_stamps_ns=tuple(from_time(stamp) for stamp in message.image_stamps),
         joint_stamp_ns=from_time(message.joint_stamp),
+        # Not in messages of older recordings.
+        joint_stamps_ns=tuple(from_time(stamp) for stamp in getattr(message, "joint_stamps", ())),
     )

@@ -20,8 +20,9 @@ from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.control.realtime import RealTimeGuide
 from twinbrain_ros.data.bag import Bag, BagError, Message
 from twinbrain_ros.data.contract import COMPRESSED, in_namespace
-from twinbrain_ros.data.decode import FrameError, joints_from_names
+from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.frames import FrameBuilder, NotReady, Observation
+from twinbrain_ros.data.joint_parts import part_from_names
 from twinbrain_ros.data.messages import NS_PER_S, chunk_from_message, from_time, image_from_message
 from twinbrain_ros.data.problems import Problems
 from twinbrain_ros.robot.chunk import ActionChunk, Guide
@@ -156,10 +157,10 @@ class RecordedFrames:
         self._sent: dict[int, ActionChunk] = {}  # chunks by sequence, of those that guided others
         self._due_ns: dict[int, int] = {}  # when their first step started
         self._cameras = camera_topics(bag, robot, self.namespace)
-        self._joints = self.topic(robot.topics.joint_states)
+        self._joints = tuple(self.topic(name) for name in robot.topics.all_joint_states)
         self._instruction = self.topic(robot.topics.instruction)
         self._mode = self.topic(robot.topics.control_mode)
-        for name in (*self._cameras, self._joints):
+        for name in (*self._cameras, *self._joints):
             if not bag.count(name):
                 self.problems.add(f"missing/{name}", f"{name}: no messages in the bag")
 
@@ -191,7 +192,7 @@ class RecordedFrames:
         """One every `period_s`, of the newest complete observation, as a live policy would have had it."""
         last_ns = None
         for log_ns, stream, _, instruction, mode in self._feed():
-            if stream == self._joints:
+            if stream in self._joints:
                 continue
             seen = self._builder.build(log_ns)
             if isinstance(seen, NotReady):
@@ -241,14 +242,15 @@ class RecordedFrames:
             yield chunk
 
     def _all_there(self, chunk: ActionChunk, newest: dict[str, int]) -> bool:
-        needed = dict(zip(self._cameras, chunk.image_stamps_ns, strict=True))
-        needed[self._joints] = chunk.joint_stamp_ns
-        return all(newest.get(stream, -1) >= stamp_ns for stream, stamp_ns in needed.items())
+        needed = zip(self._cameras, chunk.image_stamps_ns, strict=True)
+        if any(newest.get(stream, -1) < stamp_ns for stream, stamp_ns in needed):
+            return False
+        return self._builder.joints_came(chunk.joint_stamp_ns, chunk.joint_stamps_ns)
 
     def _rebuilt(self, chunk: ActionChunk, log_ns: int, instruction: str, mode: Mode) -> Moment | None:
         names = [camera.name for camera in self._cameras.values()]
         stamps = dict(zip(names, chunk.image_stamps_ns, strict=True))
-        seen = self._builder.rebuild(stamps, chunk.joint_stamp_ns)
+        seen = self._builder.rebuild(stamps, chunk.joint_stamp_ns, chunk.joint_stamps_ns)
         if isinstance(seen, NotReady):
             self.problems.add(
                 f"rebuild/{seen.stream}",
@@ -288,7 +290,7 @@ class RecordedFrames:
         received, its topic and stamp, the instruction and the mode. before: told of each message's receipt
         while it is not added yet, with the instruction and the mode until then."""
         instruction, mode = "", Mode.HOLD
-        topics = [*self._cameras, self._joints, self._instruction, self._mode]
+        topics = [*self._cameras, *self._joints, self._instruction, self._mode]
         for message in self.bag.messages(topics):
             if before is not None:
                 before(message.log_ns, instruction, mode)
@@ -308,9 +310,10 @@ class RecordedFrames:
 
     def _add(self, topic: str, content: Any) -> int:
         stamp_ns = from_time(content.header.stamp)
-        if topic == self._joints:
-            positions = joints_from_names(content.name, content.position, self.robot)
-            self._builder.add_joints(stamp_ns, positions[:-1], float(positions[-1]))
+        if topic in self._joints:
+            part = part_from_names(stamp_ns, content.name, content.position, self.robot)
+            if part is not None:
+                self._builder.add_part(part)
             return stamp_ns
         camera = self._cameras[topic]
         self._builder.add_image(camera.name, stamp_ns, recorded_image(content, camera))

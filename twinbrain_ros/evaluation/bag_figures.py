@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import Bag, BagError, Message, open_bag
 from twinbrain_ros.data.contract import DRY_RUN, in_namespace
-from twinbrain_ros.data.decode import FrameError, joints_from_names
+from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.episode_info import SUCCESS
+from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
 from twinbrain_ros.data.messages import NS_PER_S, from_time, leads_to
 from twinbrain_ros.data.problems import Problems
 from twinbrain_ros.data.recorded import camera_topics, namespace_of, robot_of
@@ -57,6 +58,7 @@ class _Reading:
         self.info = bag.episode
         self.problems = Problems()
         self.namespace = namespace_of(bag, robot) if namespace is None else namespace
+        self._merger = JointMerger(robot)
         self.chunks: Counter[str] = Counter(dict.fromkeys(("published", *OUTCOMES), 0))
         self.inference_ms: list[float] = []
         self.latency_ms: list[float] = []
@@ -83,7 +85,7 @@ class _Reading:
         full = {
             names.action_chunk: self._on_chunk,
             names.chunk_status: self._on_status,
-            names.joint_states: self._on_joints,
+            **dict.fromkeys(names.all_joint_states, self._on_joints),
             names.control_mode: self._on_mode,
             names.intervention: self._on_intervention,
             names.instruction: self._on_instruction,
@@ -126,7 +128,7 @@ class _Reading:
             if not self.bag.count(topic):
                 self.problems.add(topic, f"{topic}: no images in the bag")
         for relative, lacking in (
-            (names.joint_states, "no executed trajectory, no tracking error"),
+            *((name, "no executed trajectory, no tracking error") for name in names.all_joint_states),
             (names.action_chunk, "no inference times"),
             (names.chunk_status, "no latency"),
             (names.control_mode, "not known who drove"),
@@ -187,8 +189,10 @@ class _Reading:
             )
 
     def _on_joints(self, message: Message, state: Any) -> None:
-        positions = joints_from_names(state.name, state.position, self.robot)
-        self.joints.append((self._time(message.log_ns), positions))
+        stamp_ns = from_time(state.header.stamp)
+        whole = self._merger.add(part_from_names(stamp_ns, state.name, state.position, self.robot))
+        if whole is not None:
+            self.joints.append((self._time(message.log_ns), whole[1]))
 
     def _on_command(self, message: Message, command: Any) -> None:
         names = self.robot.arm_joints

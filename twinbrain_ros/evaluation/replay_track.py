@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import BagError
-from twinbrain_ros.data.decode import FrameError, joints_from_names
+from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.frames import Observation
+from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
 from twinbrain_ros.data.messages import NS_PER_S, from_time, told_finger_m
 from twinbrain_ros.data.recorded import RecordedFrames
 from twinbrain_ros.evaluation.replay_errors import Poses
@@ -71,6 +72,7 @@ class Track:
     def __init__(self, frames: RecordedFrames, kinematics: Kinematics) -> None:
         self._frames, self._robot, self._kinematics = frames, frames.robot, kinematics
         self._rows: deque[tuple[int, Array]] = deque()
+        self._merger = JointMerger(frames.robot)
         self._told: deque[tuple[int, float]] = deque()  # the gripper: opening, 0 to 1
         self.newest_ns = -1
         self._feed = self._read()
@@ -80,16 +82,15 @@ class Track:
 
     def _read(self) -> Iterator[None]:
         bag, names, topic = self._frames.bag, self._robot.topics, self._frames.topic
-        joints, mode, words = (
-            topic(name) for name in (names.joint_states, names.control_mode, names.instruction)
-        )
+        joints = [topic(name) for name in names.all_joint_states]
+        mode, words = topic(names.control_mode), topic(names.instruction)
         # Of the other interface the command is in the driver's units.
         told = self._robot.command_interface == "joint_trajectory"
         gripper = topic(names.gripper_trajectory)
-        for message in bag.messages([joints, mode, words, *([gripper] if told else [])]):
+        for message in bag.messages([*joints, mode, words, *([gripper] if told else [])]):
             try:
                 content = bag.decode(message)
-                if message.topic == joints:
+                if message.topic in joints:
                     self._on_joints(content)
                 elif message.topic == gripper:
                     self._on_gripper(content)
@@ -105,10 +106,11 @@ class Track:
 
     def _on_joints(self, content: Any) -> None:
         stamp_ns = from_time(content.header.stamp)
-        if stamp_ns > self.newest_ns:
-            self._rows.append((stamp_ns, joints_from_names(content.name, content.position, self._robot)))
-            self.newest_ns = stamp_ns
-            self.start_ns = stamp_ns if self.start_ns < 0 else self.start_ns
+        whole = self._merger.add(part_from_names(stamp_ns, content.name, content.position, self._robot))
+        if whole is not None:
+            self._rows.append(whole)
+            self.newest_ns = whole[0]
+            self.start_ns = self.newest_ns if self.start_ns < 0 else self.start_ns
 
     def _on_gripper(self, content: Any) -> None:
         finger_m = told_finger_m(content, self._robot)

@@ -56,7 +56,8 @@ class TrajectoryOut:
         motion, joint = command.motion, self._robot.gripper.joint
         self._arm.publish(convert.motion_message(self._robot.arm_joints, motion, motion.stamp_ns))
         # Again with each chunk's first command: a gripper controller that was started anew knows of nothing.
-        if command.finger_m != self._finger_m or command.first_of is not None:
+        again = command.finger_m != self._finger_m or command.first_of is not None
+        if command.finger_m is not None and again:
             self._gripper.publish(convert.trajectory_message([joint], [motion.lead_s], [[command.finger_m]]))
             self._finger_m = command.finger_m
 
@@ -92,8 +93,9 @@ class JointGroupOut:
     def send(self, command: Command) -> None:
         motion: Motion = command.motion
         self.settle(motion.positions[motion.leads_to])
-        if command.finger_m != self._finger_m or command.first_of is not None:
-            self._gripper.publish(self._single_message(name=self.SINGLE, cmd=2.0 * float(command.finger_m)))
+        again = command.finger_m != self._finger_m or command.first_of is not None
+        if command.finger_m is not None and again:
+            self._gripper.publish(self._single_message(name=self.SINGLE, cmd=2.0 * command.finger_m))
             self._finger_m = command.finger_m
 
     def settle(self, positions: NDArray[np.float64]) -> None:

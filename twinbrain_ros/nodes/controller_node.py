@@ -27,7 +27,8 @@ from twinbrain_ros.control.go_to import WayEnd
 from twinbrain_ros.control.modes import Intervention, Mode, ModeChange, ModeError
 from twinbrain_ros.control.verdict import Command, Outcome, Verdict
 from twinbrain_ros.control.watchdogs import PolicyBeat
-from twinbrain_ros.data.decode import FrameError, joints_from_names
+from twinbrain_ros.data.decode import FrameError
+from twinbrain_ros.data.joint_parts import part_from_names
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.msg import ChunkStatus, ControlMode, PolicyStatus
 from twinbrain_ros.msg import Intervention as InterventionMessage
@@ -42,6 +43,7 @@ from twinbrain_ros.nodes.pose_action import PoseAction
 from twinbrain_ros.nodes.runner import run_node
 from twinbrain_ros.nodes.teleop_topics import TeleopTopics
 from twinbrain_ros.nodes.torque import Torque
+from twinbrain_ros.robot.joint_part import listed
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.srv import SetMode
@@ -52,6 +54,7 @@ LATENCY = "observation_to_command_ms"
 LATE = "tick_late_ms"
 LATE_KEPT = 6000  # one minute at 100 Hz
 WELL_IN_TIME_MS = 5.0
+FINGER_OLD_S = 1.0
 _STATUS = {
     Outcome.STALE: (ChunkStatus.STALE, "chunks_stale"),
     Outcome.REFUSED: (ChunkStatus.REFUSED, "chunks_refused"),
@@ -83,7 +86,8 @@ class ControllerNode(TwinBrainNode):
         self._status_out = self.advertise(ChunkStatus, topics.chunk_status, qos.STATUS)
         self._mode_out = self.advertise(ControlMode, topics.control_mode, qos.LATCHED)
         self._intervention_out = self.advertise(InterventionMessage, topics.intervention, qos.EVENTS)
-        self.subscribe(JointState, topics.joint_states, self._on_joints, qos.SENSOR_IN)
+        for topic in topics.all_joint_states:
+            self.subscribe(JointState, topic, self._on_joints, qos.SENSOR_IN)
         self.subscribe(ActionChunkMessage, topics.action_chunk, self._on_chunk, qos.COMMAND)
         self.subscribe(PolicyStatus, topics.policy_status, self._on_policy_status, qos.COMMAND)
         self.serve(SetMode, "set_mode", self._on_set_mode)
@@ -104,6 +108,7 @@ class ControllerNode(TwinBrainNode):
             self.health.count(counter, 0)
         self.health.figure(LATENCY)
         self.health.figure(LATE, (50, 99, 100), LATE_KEPT)
+        controller.joints.publishers = self._joint_publishers
         self._controller = controller
         self._rate_hz = rate_hz
 
@@ -155,15 +160,28 @@ class ControllerNode(TwinBrainNode):
         if self._controller is None or self.robot is None:
             return
         try:
-            positions = joints_from_names(message.name, message.position, self.robot)
+            stamp_ns = convert.from_time(message.header.stamp)
+            part = part_from_names(stamp_ns, message.name, message.position, self.robot)
         except FrameError as error:
-            self._controller.refuse_joints(str(error))
+            self._controller.joints.refuse(str(error), time.monotonic_ns())
             self.report(f"joint_states/{error.field}", str(error))
             return
+        if part is None:
+            self._controller.joints.strangers(tuple(message.name))
+            return
         self.health.clear("joint_states")
-        self._controller.add_joints(
-            convert.from_time(message.header.stamp), positions[:-1], float(positions[-1])
-        )
+        self._controller.add_part(part, time.monotonic_ns())
+
+    def _joint_publishers(self) -> str:
+        """Who publishes joint states, if there are several on a topic; empty if not."""
+        assert self.robot is not None
+        told = []
+        for topic in self.robot.topics.all_joint_states:
+            infos = self.get_publishers_info_by_topic(self.resolve_topic_name(topic))
+            names = sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos)
+            if len(names) > 1:
+                told.append(f"{topic} is published by {listed(names)}")
+        return "; ".join(told)
 
     def _on_policy_status(self, message: PolicyStatus) -> None:
         if self._controller is not None:
@@ -269,6 +287,14 @@ class ControllerNode(TwinBrainNode):
             self.report("joints_age", problem, Level.ERROR if self._controller.driven else Level.WARN)
         else:
             self.health.clear("joints_age")
+        joints = self._controller.joints
+        self.health.set("joint_states_left_out", joints.left_out)
+        self.health.set("joint_states_repeated", joints.repeated)
+        finger = joints.finger_problem(self.now_ns(), FINGER_OLD_S) if not problem else ""
+        if finger:
+            self.report("joints_finger", finger, Level.WARN)
+        else:
+            self.health.clear("joints_finger")
 
     # What happened ----------------------------------------------------------------------------------
 
@@ -283,6 +309,11 @@ class ControllerNode(TwinBrainNode):
             self.report("teleop/way", problem, Level.WARN)
         else:
             self.health.clear("teleop/way")
+        unrested = self._controller.inputs.problem(self.now_ns())
+        if unrested:
+            self.report("teleop/rest", unrested, Level.WARN)
+        else:
+            self.health.clear("teleop/rest")
 
     def _tell_one(self, happening: Happening) -> None:
         if isinstance(happening, ModeChange):

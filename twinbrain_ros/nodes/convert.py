@@ -100,6 +100,7 @@ def chunk_message(chunk: ActionChunk, robot: RobotFile, now_ns: int) -> ActionCh
         guide_frozen=chunk.guide_frozen,
         image_stamps=[to_time(stamp_ns) for stamp_ns in chunk.image_stamps_ns],
         joint_stamp=to_time(chunk.joint_stamp_ns),
+        joint_stamps=[to_time(stamp) for stamp in chunk.joint_stamps_ns],
     )
     message.header.stamp = to_time(now_ns)
     message.header.frame_id = robot.base_frame

@@ -53,7 +53,7 @@ _STAMP = slice(4, 12)
 def played_topics(robot: RobotFile, namespace: str) -> set[str]:
     """Full names of the topics that are played unless all are asked for."""
     names = robot.topics
-    relative = [names.joint_states, names.instruction, names.robot_description, SCENE_STATE]
+    relative = [*names.all_joint_states, names.instruction, names.robot_description, SCENE_STATE]
     for camera in robot.cameras:
         relative += [camera.base_topic, camera.base_topic + COMPRESSED, info_topic(camera)]
     return {in_namespace(namespace, name) for name in relative}

@@ -23,15 +23,16 @@ from std_msgs.msg import String
 from twinbrain_ros.control.realtime import RealTimeGuide
 from twinbrain_ros.control.timing import to_ns
 from twinbrain_ros.data.frames import (
+    RESTART_S,
     FrameBuilder,
     FrameError,
     Look,
     NotReady,
     Observation,
     Problem,
-    joints_from_names,
 )
 from twinbrain_ros.data.frozen import FrozenCameras
+from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
 from twinbrain_ros.data.messages import image_from_message
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.msg import ChunkStatus, PolicyStatus
@@ -105,6 +106,7 @@ class PolicyNode(TwinBrainNode):
         self._replan_ns = to_ns(steps * robot.action.period_s - half_a_frame_s)
         kinematics = Kinematics(robot)
         self._frames, self._frozen = FrameBuilder(robot, kinematics), FrozenCameras()
+        self._merger = JointMerger(robot, to_ns(RESTART_S))
         self._guide = RealTimeGuide(robot, kinematics) if self.value("real_time") else None
         self._instruction = ""
         self._forget()
@@ -125,7 +127,9 @@ class PolicyNode(TwinBrainNode):
         self.health.count("chunks_published", 0)
         self.health.figure(INFERENCE)
         self.health.figure(LEFT_AGE)
-        self.subscribe(JointState, robot.topics.joint_states, self._on_joints, qos.SENSOR_IN)
+        for topic in robot.topics.all_joint_states:
+            self.subscribe(JointState, topic, self._on_joints, qos.SENSOR_IN)
+        self.health.count("joint_states_repeated", 0)
         self.subscribe(String, robot.topics.instruction, self._on_instruction, qos.LATCHED)
 
     def start(self) -> None:
@@ -185,14 +189,18 @@ class PolicyNode(TwinBrainNode):
         if self._frames is None or self.robot is None:
             return
         try:
-            positions = joints_from_names(message.name, message.position, self.robot)
             stamp_ns = convert.from_time(message.header.stamp)
-            self._frames.add_joints(stamp_ns, positions[:-1], float(positions[-1]))
-            self._frozen.add_arm(stamp_ns, positions[:-1])
+            part = part_from_names(stamp_ns, message.name, message.position, self.robot)
         except FrameError as error:
             self.report(f"joint_states/{error.field}", str(error))
             return
+        if part is None:
+            return  # of others
         self.health.clear("joint_states")
+        if not self._frames.add_part(part):
+            self.health.count("joint_states_repeated")
+        elif (whole := self._merger.add(part)) is not None:
+            self._frozen.add_arm(whole[0], whole[1][:-1])
 
     def _on_instruction(self, message: String) -> None:
         """A refused instruction leaves none: the old one is not what is wanted any more."""
@@ -280,6 +288,7 @@ class PolicyNode(TwinBrainNode):
             guide_frozen=request.guide.frozen if request.guide is not None else 0,
             image_stamps_ns=tuple(seen.image_stamps_ns[camera.name] for camera in self.robot.cameras),
             joint_stamp_ns=seen.joint_stamp_ns,
+            joint_stamps_ns=seen.joint_stamps_ns,
         )
         try:
             chunk.validate(self.robot)

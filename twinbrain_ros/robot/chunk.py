@@ -34,6 +34,7 @@ class ActionChunk:
         guide_sequence, guide_frozen: the chunk that this one was made to agree with, 0: none; and how many
             steps were frozen (`Guide`).
         image_stamps_ns, joint_stamp_ns: of what the observation was built from, cameras in robot-file order.
+        joint_stamps_ns: of every joint, the gripper's last, where they came in parts, else empty.
     """
 
     sequence: int
@@ -54,6 +55,7 @@ class ActionChunk:
     guide_frozen: int = 0
     image_stamps_ns: tuple[int, ...] = ()
     joint_stamp_ns: int = 0
+    joint_stamps_ns: tuple[int, ...] = ()
 
     @classmethod
     def for_robot(

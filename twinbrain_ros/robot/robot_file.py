@@ -70,7 +70,7 @@ class Gripper:
 
 @dataclass(frozen=True)
 class Topics:
-    """Relative topic names."""
+    """Relative topic names; `joint_states` may be the first of several, merged by joint name."""
 
     joint_states: str
     instruction: str
@@ -82,6 +82,12 @@ class Topics:
     robot_description: str
     control_mode: str
     intervention: str
+    more_joint_states: tuple[str, ...] = ()
+
+    @property
+    def all_joint_states(self) -> tuple[str, ...]:
+        """Every topic that has joint states of this arm, whole or in parts."""
+        return (self.joint_states, *self.more_joint_states)
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,6 @@ def _robot(document: Any, path: Path) -> RobotFile:
     arm = top.mapping("arm", ("joints", "limits", "limit_margin_rad", "home"))
     joints = arm.texts("joints")
     limits = _limits(arm.mapping("limits", joints), joints)
-    topics = top.mapping("topics", tuple(Topics.__dataclass_fields__))
     rates = top.mapping("rates", ("joint_states_hz", "command_hz"))
     margin = arm.number("limit_margin_rad", 0.0, 0.5)
     home, gripper = _home(arm, joints, limits), _gripper(top)
@@ -223,7 +228,7 @@ def _robot(document: Any, path: Path) -> RobotFile:
         poses=read_poses(top, home, ranges, (gripper.closed_m, gripper.open_m)),
         gripper=gripper,
         cameras=read_cameras(top),
-        topics=Topics(**{key: topics.topic(key) for key in Topics.__dataclass_fields__}),
+        topics=_topics(top),
         rates=Rates(rates.number("joint_states_hz", 1, 1000), rates.number("command_hz", 1, 1000)),
         action=_action(top, joints),
         observation=ObservationSpec(
@@ -235,6 +240,14 @@ def _robot(document: Any, path: Path) -> RobotFile:
         command_interface=top.mapping("command", ("interface",)).text("interface", COMMAND_INTERFACES),
         teleop=read_teleop(top, joints),
     )
+
+
+def _topics(top: StrictMapping) -> Topics:
+    keys = tuple(key for key in Topics.__dataclass_fields__ if key != "more_joint_states")
+    source = top.mapping("topics", keys)
+    joint_states = source.topics("joint_states")
+    named = {key: source.topic(key) for key in keys if key != "joint_states"}
+    return Topics(**named, joint_states=joint_states[0], more_joint_states=joint_states[1:])
 
 
 def _limits(source: StrictMapping, joints: tuple[str, ...]) -> Mapping[str, JointLimit]:

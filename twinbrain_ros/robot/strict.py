@@ -112,7 +112,14 @@ class StrictMapping:
 
     def topic(self, key: str) -> str:
         """Return a relative topic name."""
-        topic = self.text(key)
+        return self._relative(key, self.text(key))
+
+    def topics(self, key: str) -> tuple[str, ...]:
+        """Return a relative topic name, or a list of different ones."""
+        names = self.texts(key) if isinstance(self._value[key], list) else (self.text(key),)
+        return tuple(self._relative(key, name) for name in names)
+
+    def _relative(self, key: str, topic: str) -> str:
         if topic.startswith(("/", "~")) or any(char.isspace() for char in topic):
             raise self.fail(key, topic, "a relative topic name without spaces")
         return topic

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from twinbrain_ros.robot.leader import LeaderMap, read_drives, read_plain
 from twinbrain_ros.robot.strict import StrictMapping
 
 TWIST_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
+# A leader of the same kind is described by its names; one of another kind by what its joints drive.
+_PLAIN_LEADER = ("joints", "gripper_joint", "gripper_closed", "gripper_open", "align_speed")
+_DRIVES, _DRIVES_OPTIONAL = ("drives", "align_speed"), ("opening", "unit")
 _COMMON = ("kind", "name", "topic", "priority", "timeout_s", "takes_over")
 
 
@@ -89,15 +93,11 @@ class LeaderInput(TeleopInput):
     """sensor_msgs/JointState of a leader arm.
 
     Attributes:
-        joints: the leader's names of this arm's joints, base to wrist.
-        gripper_joint: its gripper, from closed to open in `gripper_closed` .. `gripper_open` (m or rad).
+        map: how its joints stand for this arm's.
         align_speed: how fast each joint loses its offset to the leader after a takeover [rad/s]; 0: never.
     """
 
-    joints: tuple[str, ...]
-    gripper_joint: str
-    gripper_closed: float
-    gripper_open: float
+    map: LeaderMap
     align_speed: float
 
 
@@ -119,7 +119,9 @@ def _input(entry: Any, top: StrictMapping, path: str, arm_joints: tuple[str, ...
     if kind not in kinds:
         raise top.error(f"{top.source}: '{path}.kind' is {kind!r}, expected one of {', '.join(kinds)}")
     own = tuple(f for f in kinds[kind].__dataclass_fields__ if f not in (*_COMMON, "jog"))
-    optional = ("jog",) if kind == "joy" else ()
+    optional: tuple[str, ...] = ("jog",) if kind == "joy" else ()
+    if kind == "leader":
+        own, optional = (_DRIVES, _DRIVES_OPTIONAL) if "drives" in entry else (_PLAIN_LEADER, ())
     source = StrictMapping(entry, top.source, (*_COMMON, *own), path, top.error, optional)
     takes_over = source.raw("takes_over")
     if not isinstance(takes_over, bool):
@@ -137,17 +139,9 @@ def _input(entry: Any, top: StrictMapping, path: str, arm_joints: tuple[str, ...
         return JogInput(**common, joint_speed=source.number("joint_speed", 0.001, 6.0))
     if kind == "twist":
         return TwistInput(**common, **_speeds(source))
-    closed, opened = source.number("gripper_closed"), source.number("gripper_open")
-    if closed == opened:
-        raise source.fail("gripper_open", opened, f"other than gripper_closed, {closed:g}")
-    return LeaderInput(
-        **common,
-        joints=source.texts("joints", len(arm_joints)),
-        gripper_joint=source.text("gripper_joint"),
-        gripper_closed=closed,
-        gripper_open=opened,
-        align_speed=source.number("align_speed", 0.0, 10.0),
-    )
+    other = "drives" in entry
+    leader = read_drives(source, arm_joints) if other else read_plain(source, len(arm_joints))
+    return LeaderInput(**common, map=leader, align_speed=source.number("align_speed", 0.0, 10.0))
 
 
 def _speeds(source: StrictMapping) -> dict[str, Any]:

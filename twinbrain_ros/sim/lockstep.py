@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from twinbrain_ros.control.controller import ArmController, ControlSettings
+from twinbrain_ros.control.joints_watch import SETTLE_S
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.control.timing import NS_PER_S, to_ns
 from twinbrain_ros.control.verdict import Command, Judged, Verdict
@@ -41,7 +42,9 @@ class LockStepArm:
         self._arm.hold(sim.arm_positions)
         self._finger.hold(np.array([sim.finger_position]))
         self.controller = ArmController(self._robot, self._kinematics, self._settings)
-        self._read_joints()
+        # It has stood there for as long as the controller wants to have seen it.
+        for ago_ns in range(to_ns(SETTLE_S), -1, -to_ns(_UPDATE_S)):
+            self._read_joints(ago_ns)
         # A chunk of this very moment is later than the switch.
         before_ns = sim.time_ns - 1
         self.controller.set_mode(Mode.AUTONOMY, before_ns, before_ns, "lock-step", "episode")
@@ -69,7 +72,8 @@ class LockStepArm:
                 now_ns,
                 velocities=motion.velocities,
             )
-            self._finger.set(self._finger.joints, [[command.finger_m]], [motion.lead_s], now_ns)
+            if command.finger_m is not None:
+                self._finger.set(self._finger.joints, [[command.finger_m]], [motion.lead_s], now_ns)
         end_ns = now_ns + to_ns(self.tick_s)
         while sim.time_ns < end_ns:
             at_ns = sim.time_ns + to_ns(_UPDATE_S)
@@ -78,6 +82,6 @@ class LockStepArm:
             sim.step(min(_UPDATE_S, (end_ns - sim.time_ns) / NS_PER_S))
         return command
 
-    def _read_joints(self) -> None:
+    def _read_joints(self, ago_ns: int = 0) -> None:
         sim = self._sim
-        self.controller.add_joints(sim.time_ns, sim.arm_positions, sim.finger_position)
+        self.controller.add_joints(sim.time_ns - ago_ns, sim.arm_positions, sim.finger_position)

@@ -80,10 +80,7 @@ class Person:
         """The leader's joints by name [rad, or its own units] now, while the person drives."""
         if scene.time_ns >= self._plan_ns:
             self._plan(scene, arm_positions)
-        entry, joints = self.entry, self._hand.sample(scene.time_ns)
-        span = entry.gripper_open - entry.gripper_closed
-        finger = entry.gripper_closed + self._opening * span
-        return {**dict(zip(entry.joints, joints.tolist(), strict=True)), entry.gripper_joint: finger}
+        return self.entry.map.positions(self._hand.sample(scene.time_ns).tolist(), self._opening)
 
     def _plan(self, scene: SceneState, arm_positions: np.ndarray) -> None:
         """The hand's way for the next period, from what the scene looks like now."""

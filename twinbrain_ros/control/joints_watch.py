@@ -1,0 +1,309 @@
+"""Whether the measured joints deserve to be believed, part by part, and whether the arm does what it is told.
+
+Ages are by the stamps of the data. Windows, silence and runs are by arrival, on a clock that never jumps:
+stamps cannot be trusted to tell how long something has been going on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from twinbrain_ros.control.governor import Governor
+from twinbrain_ros.control.motion import Array
+from twinbrain_ros.control.plausible import AGREE_RAD, SILENT_S, Doubt, JointBounds, Reading, Series
+from twinbrain_ros.control.timing import NS_PER_S, to_ns
+from twinbrain_ros.control.watchdogs import WatchdogSettings
+from twinbrain_ros.robot.joint_part import JointPart, listed
+from twinbrain_ros.robot.robot_file import RobotFile
+
+# Joints whose readings do not change at all while they are commanded to move this far are not being read.
+FROZEN_RAD = 0.05
+# A mode that moves is granted after readings over this time [s], and at least so many.
+SETTLE_S, SETTLE_READINGS = 0.2, 3
+# Of an arm of which every joint is exactly 0 it takes longer: drivers send that before they have read any.
+ZEROS_S = 1.0
+KEPT_S = 1.2
+# Readings out of order are left out, but not for longer than this [s]: then the time line has gone back.
+ORDER_S = 0.1
+# An arm whose last command has been over for so long [s] is at rest, sagged as far as it will.
+REST_S = 0.5
+# An arm that stands this near to where it was left goes on from there: starting from where it is measured
+# instead would let it sink by its sag at every start [rad].
+SAME_PLACE_RAD = 0.1
+# Of the gripper's last readings the median counts: one that is wrong must not let go of what is held.
+FINGERS_KEPT = 5
+# Openings beyond this are no measurements of a gripper: 0 is closed, 1 open.
+OPENINGS = (-1.0, 2.0)
+ASTRAY_STEP_S = 0.1  # of the time astray, most between two looks
+_NEVER_NS = -(2**61)
+
+
+@dataclass(frozen=True, eq=False)
+class Joints:
+    """Measured joints: arm [J] in rad, with its oldest part's stamp; finger_m in m, None: not known."""
+
+    stamp_ns: int
+    arm: Array
+    finger_m: float | None
+
+
+class JointsWatch:
+    """Takes in parts of joint states; gives the newest believable reading of the whole arm.
+
+    Attributes:
+        newest: None as long as a joint of the arm has never been measured.
+        repeated: how many said nothing new: repeats, or out of order.
+        publishers: gives who publishes joint states, as a sentence; asked when they are in doubt.
+    """
+
+    def __init__(self, robot: RobotFile) -> None:
+        self._names, self._gripper = robot.arm_joints, robot.gripper
+        self._bounds = JointBounds.of(robot)
+        self._doubt = Doubt()
+        self.publishers: Callable[[], str] = str
+        self.newest: Joints | None = None
+        self.repeated = 0
+        count = len(self._names)
+        self._q = np.zeros(count)
+        self._stamps_ns = np.full(count, _NEVER_NS, dtype=np.int64)
+        self._arrived_ns = np.full(count, _NEVER_NS, dtype=np.int64)
+        self._readings: deque[Reading] = deque()  # believed or not
+        self._pairs: dict[tuple[int, ...], tuple[Reading, ...]] = {}  # the last two of each part
+        self._fingers: deque[float] = deque(maxlen=FINGERS_KEPT)
+        self._finger_ns = 0
+        self._refused = self._strange = ""
+        self._changed_ns = 0
+        self._astray_ns, self._looked_ns = 0, -1
+        self._rest: Array | None = None
+        self._quiet_ns: int | None = None
+        self._moved = False
+
+    @property
+    def left_out(self) -> int:
+        """How many were impossible, and left out."""
+        return self._doubt.count
+
+    # In ---------------------------------------------------------------------------------------------
+
+    def add(self, part: JointPart, arrived_ns: int) -> None:
+        """Takes in what a message says, if it is possible."""
+        count = len(self._names)
+        arm = [i for i in part.indices if i < count]
+        if arm and not self._add_arm(arm, part, arrived_ns):
+            return
+        if part.indices[-1] == count:
+            self._add_finger(part.stamp_ns, float(part.positions[-1]))
+        if arm or self.newest is not None:
+            self._renew()
+
+    def _add_arm(self, arm: list[int], part: JointPart, arrived_ns: int) -> bool:
+        """False if the message is to be left out."""
+        index, q = np.array(arm), part.positions[: len(arm)]
+        reading = Reading(part.stamp_ns, arrived_ns, index, q)
+        fresh = look = self._stamps_ns[index] < part.stamp_ns
+        if not fresh.all():
+            if arrived_ns - int(self._arrived_ns[index].max()) > to_ns(ORDER_S):
+                fresh = fresh | (self._stamps_ns[index] > part.stamp_ns)  # a time line that begins anew
+            same = self._stamps_ns[index] == part.stamp_ns
+            look = fresh | (same & (np.abs(q - self._q[index]) > AGREE_RAD))
+            if not look.any():
+                self.repeated += 1
+                return True
+        self._keep(reading)
+        problem = self._impossible(reading, part.indices, look)
+        if problem:
+            self.refuse(problem, arrived_ns)
+            return False
+        key = part.indices
+        before = self._pairs.get(key, ())
+        zigzag = self._bounds.zigzag(before, reading, self._names)
+        if not zigzag:
+            self._doubt.good(arrived_ns)
+        elif self._doubt.bad(arrived_ns, zigzag, self.publishers, contradicts=True):
+            self._moved = True
+        self._pairs[key] = (*before[-1:], reading)
+        self._take(reading, fresh)
+        return True
+
+    def _impossible(self, reading: Reading, part: tuple[int, ...], look: np.ndarray) -> str:
+        index = reading.index
+        outside = self._bounds.outside(index, reading.q, self._names)
+        if outside:
+            return outside
+        known = look & (self._stamps_ns[index] > _NEVER_NS)
+        since_ns = np.maximum(
+            reading.stamp_ns - self._stamps_ns[index], reading.arrived_ns - self._arrived_ns[index]
+        )
+        before = self._pairs.get(part, ())
+        slack = self._bounds.jitter(*before) if len(before) == 2 else 0.0
+        return self._bounds.too_far(
+            index, self._q[index], reading.q, since_ns, known, self._names, slack=slack
+        )
+
+    def _take(self, reading: Reading, fresh: np.ndarray) -> None:
+        index, q = reading.index[fresh], reading.q[fresh]
+        if reading.arrived_ns - int(self._arrived_ns[index].min()) > to_ns(SILENT_S):
+            self._moved = True
+        if self._rest is not None and np.abs(q - self._rest[index]).max() > AGREE_RAD:
+            self._moved = True
+        if (q != self._q[index]).any() or reading.stamp_ns < int(self._stamps_ns[index].max()):
+            self._changed_ns = reading.stamp_ns
+        self._q[index], self._stamps_ns[index] = q, reading.stamp_ns
+        self._arrived_ns[index] = reading.arrived_ns
+        self._refused = ""
+
+    def _add_finger(self, stamp_ns: int, finger_m: float) -> None:
+        if OPENINGS[0] <= self._gripper.opening(finger_m) <= OPENINGS[1]:
+            self._fingers.append(finger_m)
+            self._finger_ns = max(self._finger_ns, stamp_ns)
+
+    def _renew(self) -> None:
+        stamp_ns = int(self._stamps_ns.min())
+        if stamp_ns == _NEVER_NS:
+            return
+        fingers = sorted(self._fingers)
+        self.newest = Joints(stamp_ns, self._q.copy(), fingers[len(fingers) // 2] if fingers else None)
+
+    def _keep(self, reading: Reading) -> None:
+        self._readings.append(reading)
+        while self._readings[0].arrived_ns < reading.arrived_ns - to_ns(KEPT_S):
+            self._readings.popleft()
+
+    def refuse(self, reason: str, arrived_ns: int) -> None:
+        """Notes that some came that are of no use."""
+        self._refused = reason
+        if self._doubt.bad(arrived_ns, reason, self.publishers):
+            self._moved = True
+
+    def strangers(self, names: tuple[str, ...]) -> None:
+        """Notes joint states that have no joint of this arm."""
+        self._strange = f"; some came, of {listed(names[:3])}{' and more' if len(names) > 3 else ''}"
+
+    # Believed or not --------------------------------------------------------------------------------
+
+    def problem(self, now_ns: int, timeout_s: float) -> str:
+        """Why they cannot be relied on now; empty if they can."""
+        if self._doubt.reason:
+            return self._doubt.reason
+        refused = f"; the newest were refused: {self._refused}" if self._refused else ""
+        if self.newest is None:
+            known = self._stamps_ns > _NEVER_NS
+            if not known.any():
+                return f"no joint states have arrived yet{refused or self._strange}"
+            missing = [name for name, there in zip(self._names, known, strict=True) if not there]
+            return f"no position of {listed(missing)} has arrived yet in joint states{refused}"
+        age_s = (now_ns - self.newest.stamp_ns) / NS_PER_S
+        if age_s > timeout_s:
+            late = self._stamps_ns < now_ns - to_ns(timeout_s)
+            part = [name for name, old in zip(self._names, late, strict=True) if old]
+            of = "" if late.all() else f" of {listed(part)}"
+            return f"the joint states{of} are {age_s:.3f} s old, expected at most {timeout_s} s{refused}"
+        if age_s < -timeout_s:
+            return f"the joint states lie {-age_s:.3f} s in the future: do the clocks agree?"
+        return ""
+
+    def finger_problem(self, now_ns: int, timeout_s: float) -> str:
+        """Why it is not known where the gripper is; empty if it is."""
+        joint = f"the gripper joint {self._gripper.joint!r}"
+        if not self._fingers:
+            return f"no position of {joint} has arrived yet in joint states: it is commanded all the same"
+        age_s = (now_ns - self._finger_ns) / NS_PER_S
+        return f"the joint states of {joint} are {age_s:.3f} s old" if age_s > timeout_s else ""
+
+    def unsettled(self, arrived_ns: int) -> str:
+        """Why an arm must not be moved from where it is measured, yet; empty if it may.
+
+        Every reading of the last 0.2 s counts, the impossible ones too.
+        """
+        left_out = self._doubt.recent(arrived_ns, SETTLE_S)
+        if left_out:
+            return left_out
+        zeros = self.newest is not None and not self.newest.arm.any()
+        window_s = ZEROS_S if zeros else SETTLE_S
+        for joint, name in enumerate(self._names):
+            series = Series.of(joint, self._readings, arrived_ns - to_ns(window_s), SETTLE_READINGS)
+            problem = self._bounds.disagreement(
+                joint, self._names, series.stamps_ns, series.arrived_ns, series.q
+            )
+            if problem:
+                return f"{problem}{self._who()}"
+            if len(series.q) < SETTLE_READINGS or series.over_s < 0.75 * window_s:
+                what = ", as every joint is exactly 0" if zeros else ""
+                return (
+                    f"joint {name!r} has been measured for {series.over_s:.2f} s ({len(series.q)} readings), "
+                    f"expected {window_s} s and at least {SETTLE_READINGS}{what}"
+                )
+        return ""
+
+    def _who(self) -> str:
+        told = self.publishers()
+        return f"; {told}" if told else ""
+
+    # Where it is ------------------------------------------------------------------------------------
+
+    def place(self, arrived_ns: int) -> Array:
+        """Where the arm is [J]: of joints at rest the median of the last readings, which no glitch moves."""
+        assert self.newest is not None
+        q = self.newest.arm.copy()
+        for joint in range(len(q)):
+            values = Series.of(joint, self._readings, arrived_ns - to_ns(SETTLE_S), SETTLE_READINGS).q
+            if len(values) and np.ptp(values) <= AGREE_RAD:
+                q[joint] = np.median(values)
+        return q
+
+    def watch_rest(self, told: bool, arrived_ns: int) -> None:
+        """To be told at each tick whether the arm is commanded, or on its way to rest."""
+        if told:
+            self._rest, self._quiet_ns, self._moved = None, None, False
+        elif self._quiet_ns is None:
+            self._quiet_ns = arrived_ns
+        elif self._rest is None and self.newest and arrived_ns - self._quiet_ns >= to_ns(REST_S):
+            self._rest = self.newest.arm
+
+    def stayed(self, left: Array, following_error_rad: float) -> bool:
+        """Whether the arm demonstrably is where it was left at [J], apart from its sag."""
+        if self.newest is None or self._moved:
+            return False
+        if self._rest is None:  # it may be a little behind yet
+            return bool(np.max(np.abs(self.newest.arm - left)) <= following_error_rad)
+        return bool(np.max(np.abs(self._rest - left)) <= SAME_PLACE_RAD)
+
+    # Doing what it is told --------------------------------------------------------------------------
+
+    def forget_motion(self, now_ns: int) -> None:
+        """What was commanded before now is not held against them."""
+        self._changed_ns, self._astray_ns, self._looked_ns = now_ns, 0, -1
+
+    def astray(
+        self, now_ns: int, governor: Governor, settings: WatchdogSettings, names: tuple[str, ...]
+    ) -> str:
+        """Why the arm does not seem to follow its commands; empty if it does."""
+        if self.newest is None:
+            return ""
+        # What it was told a while ago, it should have begun to do by now.
+        then_ns = self.newest.stamp_ns - to_ns(settings.following_timeout_s)
+        if then_ns > self._changed_ns:
+            moved = governor.at(then_ns).q - governor.at(self._changed_ns).q
+            joint = int(np.argmax(np.abs(moved)))
+            if abs(moved[joint]) > FROZEN_RAD:
+                return (
+                    f"the joint states are frozen: not one value has changed since {names[joint]!r} was told "
+                    f"to move by {moved[joint]:.3f} rad, more than {settings.following_timeout_s} s ago"
+                )
+        error = self.newest.arm - governor.at(self.newest.stamp_ns).q
+        joint = int(np.argmax(np.abs(error)))
+        is_astray = abs(error[joint]) > settings.following_error_rad
+        since_ns = min(max(now_ns - self._looked_ns, 0), to_ns(ASTRAY_STEP_S)) if self._looked_ns >= 0 else 0
+        self._looked_ns = now_ns
+        # Time astray adds up, and is forgotten as slowly: one good reading between bad ones proves nothing.
+        self._astray_ns = max(self._astray_ns + (since_ns if is_astray else -since_ns), 0)
+        if not is_astray or self._astray_ns < to_ns(settings.following_timeout_s):
+            return ""
+        return (
+            f"joint {names[joint]!r} is {abs(error[joint]):.3f} rad from where it was commanded, expected at "
+            f"most {settings.following_error_rad} rad: blocked, or not driven?"
+        )
