@@ -157,6 +157,19 @@ def test_an_arm_whose_driver_was_silent_goes_on_from_where_it_is() -> None:
     np.testing.assert_allclose(started_from(drive), HOME + np.array([0, 0.05, 0, 0, 0, 0]), atol=1e-5)
 
 
+def test_an_arm_whose_driver_was_silent_while_it_was_driven_goes_on_from_where_it_is() -> None:
+    drive = at_rest_with(0.05)
+    reads = drive.reads
+    drive.autonomy(STILL)
+    drive.reads = lambda now_ns: None
+    drive.run(0.3)
+    assert drive.controller.state.latched
+    drive.reads = reads
+    drive.controller.reset(drive.now, drive.steady, "test", "seen to")
+    drive.run(1.0)
+    np.testing.assert_allclose(started_from(drive), HOME + np.array([0, 0.05, 0, 0, 0, 0]), atol=1e-5)
+
+
 def test_an_arm_that_is_moved_while_it_comes_to_rest_goes_on_from_where_it_is(drive: Drive) -> None:
     """As a simulator does that starts a new episode; not before its readings agree again."""
     drive.autonomy((0.0, 0.04, 0, 0, 0, 0, 1))

@@ -17,12 +17,7 @@ from twinbrain_ros.control.room import Border
 from twinbrain_ros.control.strategies import ChunkSettings
 from twinbrain_ros.control.teleop import Inputs, TeleopDrive
 from twinbrain_ros.control.verdict import Command, Judged, Outcome, Verdict
-from twinbrain_ros.control.watchdogs import (
-    ClockWatch,
-    PolicyBeat,
-    PolicyWatch,
-    WatchdogSettings,
-)
+from twinbrain_ros.control.watchdogs import ClockWatch, PolicyBeat, PolicyWatch, WatchdogSettings
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.joint_part import JointPart
 from twinbrain_ros.robot.kinematics import Kinematics
@@ -287,13 +282,17 @@ class ArmController:
         """From where the arm was left, or, if it may not be there any more, from where it is."""
         joints = self.joints.newest
         assert joints is not None
+        stayed = (
+            self.governor.placed
+            and self.settings.follows
+            and self.joints.stayed(
+                self.governor.at(joints.stamp_ns).q, self.settings.watchdogs.following_error_rad
+            )
+        )
         self.joints.forget_motion(now_ns)
-        if self.governor.placed and self.settings.follows:
-            left = self.governor.at(joints.stamp_ns).q
-            if self.joints.stayed(left, self.settings.watchdogs.following_error_rad):
-                return
-        self.governor.place(self.joints.place(steady_ns), now_ns)
-        self._finger_m = joints.finger_m
+        if not stayed:
+            self.governor.place(self.joints.place(steady_ns), now_ns)
+            self._finger_m = joints.finger_m
 
     def _note_intervention(self, before: Mode, after: ModeChange) -> None:
         if before is after.mode is Mode.TELEOP:

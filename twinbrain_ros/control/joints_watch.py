@@ -258,7 +258,7 @@ class JointsWatch:
     def watch_rest(self, told: bool, arrived_ns: int) -> None:
         """To be told at each tick whether the arm is commanded, or on its way to rest."""
         if told:
-            self._rest, self._quiet_ns, self._moved = None, None, False
+            self._rest, self._quiet_ns = None, None
         elif self._quiet_ns is None:
             self._quiet_ns = arrived_ns
         elif self._rest is None and self.newest and arrived_ns - self._quiet_ns >= to_ns(REST_S):
@@ -275,8 +275,9 @@ class JointsWatch:
     # Doing what it is told --------------------------------------------------------------------------
 
     def forget_motion(self, now_ns: int) -> None:
-        """What was commanded before now is not held against them."""
+        """A motion begins: what was commanded, or happened to the arm, before now does not count for it."""
         self._changed_ns, self._astray_ns, self._looked_ns = now_ns, 0, -1
+        self._moved = False
 
     def astray(
         self, now_ns: int, governor: Governor, settings: WatchdogSettings, names: tuple[str, ...]
