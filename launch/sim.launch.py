@@ -12,11 +12,16 @@ from launch.actions import DeclareLaunchArgument
 
 from launch import LaunchDescription
 from twinbrain_ros.launching import arguments, include, node, parameter
+from twinbrain_ros.sim.follower_kinds import DEFAULT, KINDS
 
 
 def generate_launch_description() -> LaunchDescription:
     """Simulator, policy and controller."""
-    scene = {"seed": parameter("seed", int), "task": parameter("task", str)}
+    scene = {
+        "seed": parameter("seed", int),
+        "task": parameter("task", str),
+        "follower": parameter("follower", str),
+    }
     return LaunchDescription(
         [
             # Here the arm is simulated: it may as well start by itself.
@@ -24,6 +29,12 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("seed", default_value="0", description="Seed of the first scene."),
             DeclareLaunchArgument(
                 "task", default_value="pick", choices=["pick", "put"], description="Task of the first scene."
+            ),
+            DeclareLaunchArgument(
+                "follower",
+                default_value=DEFAULT,
+                choices=list(KINDS),
+                description="Trajectory controller of the simulated arm: distribution, rate and option.",
             ),
             # Declares the other arguments, with their descriptions and choices.
             include("policy.launch.py"),

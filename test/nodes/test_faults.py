@@ -103,7 +103,7 @@ def test_joint_states_that_become_nan(bench: Any, robot: RobotFile) -> None:
 
 
 def test_joint_states_that_freeze_under_new_stamps(rig: ControllerRig) -> None:
-    rig.reads = rig.follower.sample(rig.now_ns())
+    rig.reads = rig.follower.set_point
     stopped(rig, "the joint states are frozen")
 
 

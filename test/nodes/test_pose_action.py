@@ -44,7 +44,7 @@ class Client:
 def rig(bench: Any, robot: RobotFile) -> ControllerRig:
     """The arm lies where it lies after power-on."""
     rig = ControllerRig(bench, robot, go_to_speed=0.5)
-    rig.follower.hold(robot.poses["sleep"].arm)
+    rig.follower.activate(robot.poses["sleep"].arm)
     bench.until(lambda: bench.value(NAME, "pose") == "sleep", "its pose is not told")
     rig.until_settled()
     return rig
@@ -115,7 +115,7 @@ def test_the_services_set_off_and_say_how_long_it_takes(rig: ControllerRig) -> N
 
 
 def test_from_autonomy_the_service_is_refused(rig: ControllerRig) -> None:
-    rig.follower.hold(rig.robot.home)
+    rig.follower.activate(rig.robot.home)
     rig.bench.until(lambda: rig.bench.value(NAME, "pose") == "home", "its pose is not told")
     rig.drive()
     answer = rig.bench.call(Trigger, "go_sleep", Trigger.Request())

@@ -97,6 +97,23 @@ def test_a_bad_trajectory_is_refused_and_named(bench: Any, robot: RobotFile, sim
     bench.until(lambda: bench.says(NAME, OK, "active"))
 
 
+def test_the_trajectory_controller_is_the_one_that_the_parameter_names(bench: Any, robot: RobotFile) -> None:
+    """An end in motion is taken by Humble's alone."""
+    sim = bench.add(SimNode, autostart=True, follower="humble_10")
+    assert sim.autostart()
+    states = bench.record(JointState, robot.topics.joint_states, qos.SENSOR_IN)
+    arm = bench.publisher(JointTrajectory, robot.topics.arm_trajectory, qos.COMMAND)
+    goal = (robot.home + np.array([0.2, 0, 0, 0, 0, 0])).tolist()
+    arm.publish(convert.trajectory_message(robot.arm_joints, [0.5], [goal], [[0.1] * 6]))
+    bench.until(lambda: states and abs(states[-1].position[0] - goal[0]) < 0.02)
+
+
+def test_an_unknown_trajectory_controller_is_refused_with_the_names(bench: Any) -> None:
+    sim = bench.add(SimNode, follower="noetic_100")
+    assert sim.trigger_configure() == TransitionCallbackReturn.FAILURE
+    bench.until(lambda: bench.says(NAME, ERROR, "follower is 'noetic_100', expected one of humble_RATE"))
+
+
 def test_a_reset_draws_the_scene_of_its_seed(bench: Any, sim: SimNode) -> None:
     scenes = bench.record(SceneState, "scene_state")
 

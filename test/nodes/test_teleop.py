@@ -32,14 +32,14 @@ def in_mode(rig: ControllerRig, mode: int) -> None:
 
 def test_a_joystick_takes_over_and_gives_back_and_both_are_recorded(rig: ControllerRig) -> None:
     rig.drive()
-    before = rig.follower.sample(rig.now_ns())
+    before = rig.follower.set_point
     pressed_ns = rig.now_ns()
     rig.axes[0], rig.held = 0.8, {DEADMAN}  # left
     in_mode(rig, ControlMode.TELEOP)
     # One period of this rig until it is sent, one of the controller; the rest is for a busy machine.
     assert convert.from_time(rig.mode().header.stamp) - pressed_ns < 300_000_000
     assert rig.send_chunk().reason == "the mode is TELEOP"
-    rig.bench.until(lambda: rig.follower.sample(rig.now_ns())[0] > before[0] + 0.05, "it does not go left")
+    rig.bench.until(lambda: rig.follower.set_point[0] > before[0] + 0.05, "it does not go left")
     steps = np.abs(np.diff([q for _, q in rig.path], axis=0))
     assert np.all(steps < 0.3)
     seen_in_teleop = convert.to_time(rig.now_ns())

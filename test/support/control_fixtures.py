@@ -78,7 +78,7 @@ class Drive:
         self.arm = JointTrajectoryFollower(self.robot.arm_joints, start)
         self.now = self.steady = T0
         self.hands: Callable[[int], object] = lambda now_ns: None
-        self.reads: Callable[[int], Array | None] = self.arm.sample
+        self.reads: Callable[[int], Array | None] = lambda now_ns: self.q
         self.beat: PolicyBeat | None = PolicyBeat()
         self.path: list[Array] = []
         self.happenings: list[Happening] = []
@@ -94,7 +94,7 @@ class Drive:
     @property
     def q(self) -> Array:
         """Where the arm is [J]."""
-        return self.arm.sample(self.now)
+        return self.arm.set_point
 
     @property
     def tool(self) -> Array:
@@ -123,6 +123,9 @@ class Drive:
 
     def tick(self, clock_ns: int = TICK, steady_ns: int = TICK) -> Command | None:
         """One tick, after so much time on each clock; gives what was commanded."""
+        period_ns = self.arm.kind.period_ns
+        for after_ns in range(0, steady_ns, period_ns):  # it leads to where the arm is to be a period later
+            self.arm.update(self.now + after_ns, self.q, period_ns)
         self.now, self.steady = self.now + clock_ns, self.steady + steady_ns
         self.hands(self.now)
         measured = self.reads(self.now)
@@ -134,8 +137,14 @@ class Drive:
         command = self.controller.tick(self.now, self.steady)
         if command is not None:
             motion = command.motion
-            names, times_s = self.arm.joints, motion.times_s.tolist()
-            self.arm.set(names, motion.positions, times_s, self.now, velocities=motion.velocities)
+            self.arm.receive(
+                self.arm.joints,
+                motion.positions,
+                motion.times_s,
+                self.now,
+                velocities=motion.velocities,
+                start_ns=motion.stamp_ns,
+            )
         self._collect()
         return command
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from twinbrain_ros.nodes import convert, qos, sim_messages
 from twinbrain_ros.nodes.controller_node import ControllerNode
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.sim.trajectory import JointTrajectoryFollower
+from twinbrain_ros.sim.trajectory import JointTrajectoryFollower, TrajectoryError
 
 NAME = "controller_node"
 # Bench and controller share a thread, and the machine may be busy: only tests of a watchdog have it sharp.
 CALM = {"joints_timeout_s": 3.0, "overrun_s": 3.0, "policy_timeout_s": 3.0, "observation_timeout_s": 3.0}
 BEAT_S = 0.02
+# The clock has jumped, or the machine stood still: the arm goes on from now.
+MOST_BEHIND_NS = 100_000_000
 
 
 class ControllerRig:
@@ -70,6 +73,7 @@ class ControllerRig:
         self.modes = bench.record(ControlMode, topics.control_mode, qos.LATCHED)
         self.interventions = bench.record(Intervention, topics.intervention, qos.EVENTS)
         self.follower = JointTrajectoryFollower(robot.arm_joints, robot.home)
+        self._update_ns = 0
         self.path: list[tuple[int, np.ndarray]] = []  # where the arm was, every 20 ms
         self.sequence = self._followed = 0
         self.joints_go = self.policy_goes = True
@@ -109,9 +113,16 @@ class ControllerRig:
     def _beat(self) -> None:
         now_ns = self.now_ns()
         for message in self.arm[self._followed :]:
-            sim_messages.follow(self.follower, message, now_ns)
+            with contextlib.suppress(TrajectoryError):  # of before a jump of the clock
+                sim_messages.follow(self.follower, message, now_ns)
         self._followed = len(self.arm)
-        self.path.append((now_ns, self.follower.sample(now_ns)))
+        period_ns = self.follower.kind.period_ns
+        if abs(now_ns - self._update_ns) > MOST_BEHIND_NS:
+            self._update_ns = now_ns
+        while self._update_ns <= now_ns:
+            self.follower.update(self._update_ns, self.follower.set_point, period_ns)
+            self._update_ns += period_ns
+        self.path.append((now_ns, self.follower.set_point))
         if self.joints_go:
             self.joints.publish(self.joint_state())
         if self.policy_goes:
@@ -126,7 +137,7 @@ class ControllerRig:
 
     def joint_state(self, **changes: Any) -> JointState:
         robot, now_ns = self.robot, self.now_ns()
-        arm = self.follower.sample(now_ns) if self.reads is None else self.reads
+        arm = self.follower.set_point if self.reads is None else self.reads
         message = JointState(
             name=[*robot.arm_joints, robot.gripper.joint], position=[*arm.tolist(), robot.gripper.open_m]
         )
@@ -149,7 +160,7 @@ class ControllerRig:
             data = np.tile([0.02, 0, 0, 0, 0, 0, 1.0], (action.horizon, 1))
         chunk = ActionChunk(
             self.sequence, now, now, action.period_s, "pick", self.robot.name, action.space,
-            action.composition, action.names, data, self.follower.sample(now),
+            action.composition, action.names, data, self.follower.set_point,
         )  # fmt: skip
         message = convert.chunk_message(chunk, self.robot, now)
         for field, value in changes.items():

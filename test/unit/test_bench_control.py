@@ -55,6 +55,28 @@ def test_the_seams_are_drawn_and_written(tmp_path: Path, capsys: pytest.CaptureF
     assert "bound" in capsys.readouterr().out
 
 
+def test_controllers_of_the_field_are_measured_and_followed(tmp_path: Path) -> None:
+    figures = tmp_path / "followers.json"
+    names = ["humble_10", "jazzy_100", "rolling_500_from_desired"]
+    command = ["bench", "followers", "--follower", *names, "--episodes", "1", "--json", str(figures)]
+    assert main(command) == 0
+    rows = json.loads(figures.read_text())["rows"]
+    assert [row["driver"] for row in rows] == names
+    for row in rows:
+        assert row["successes"] == 1 and row["refused"] == 0 and row["faults"] == []
+        assert row["fastest_of_limit"] <= 1.05 and row["stopped_share"] == 0.0
+        assert row["slowest_of_commanded"] > 0.9 and 0.0 < row["lag_s"] < 0.15
+
+
+def test_a_driver_whose_clock_is_far_off_is_not_driven(tmp_path: Path) -> None:
+    figures = tmp_path / "followers.json"
+    command = ["bench", "followers", "--follower", "jazzy_100", "--episodes", "1", "--clock-behind", "-2"]
+    assert main([*command, "--json", str(figures)]) == 0
+    row = json.loads(figures.read_text())["rows"][0]
+    assert row["not_started"] and row["episodes"] == row["sent"] == 0
+    assert "do the clocks agree" in row["faults"][0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -111,7 +111,7 @@ def test_the_same_mode_again_changes_nothing(drive: Drive) -> None:
 def at_rest_with(sag: float) -> Drive:
     """An arm that hangs so far below where it is commanded, left in hold for a second."""
     drive = Drive()
-    drive.reads = lambda now_ns: drive.arm.sample(now_ns) + np.array([0, sag, 0, 0, 0, 0])
+    drive.reads = lambda now_ns: drive.q + np.array([0, sag, 0, 0, 0, 0])
     drive.run(0.3)
     drive.autonomy(STILL)
     # As if it had been commanded to home: the first start is from where it is measured.

@@ -204,7 +204,7 @@ def test_an_arm_that_does_not_arrive_is_told_by_its_joint() -> None:
     drive = Drive(q=SLEEP)
     go(drive)
     hangs = np.array([0, 0.2, 0, 0, 0, 0])
-    drive.reads = lambda now_ns: drive.arm.sample(now_ns) + hangs
+    drive.reads = lambda now_ns: drive.q + hangs
     end = run_until_over(drive)
     assert end.message == "'shoulder' stands 0.20 rad from 'home', expected at most 0.1 rad"
     assert not end.success and drive.mode is Mode.HOLD

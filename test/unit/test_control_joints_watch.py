@@ -178,7 +178,7 @@ def test_a_glitch_at_the_moment_of_takeover_is_waited_for() -> None:
     joystick(drive, DEADMAN)
     drive.reads = lambda now_ns: np.full(6, -np.pi)
     assert drive.tick() is None and drive.mode is Mode.HOLD
-    drive.reads = drive.arm.sample
+    drive.reads = lambda now_ns: drive.q
     commands = drive.run(0.5)
     assert drive.mode is Mode.TELEOP and commands
     np.testing.assert_allclose(commands[0].motion.positions[0], HOME, atol=1e-6)
@@ -289,7 +289,7 @@ def test_an_encoder_that_sticks_and_then_jumps_stops_the_arm() -> None:
     drive.reads = lambda now_ns: stuck_at
     drive.run(0.36)
     assert drive.mode is Mode.AUTONOMY
-    drive.reads = lambda now_ns: drive.arm.sample(now_ns) + 0.8
+    drive.reads = lambda now_ns: drive.q + 0.8
     drive.run(0.2)
     assert drive.mode is Mode.HOLD and "impossible" in drive.controller.state.reason
 

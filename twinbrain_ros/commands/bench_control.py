@@ -11,10 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twinbrain_ros.commands import bench_followers
 from twinbrain_ros.commands.common import (
     FAILED,
     OK,
     add_checkpoint,
+    add_follower,
     add_json,
     checkpoint_directory,
     not_negative_seconds,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def add_subjects(subjects: Any) -> None:
-    """The three subcommands of `twinbrain bench` that live here."""
+    """The subcommands of `twinbrain bench` about execution."""
     controller = subjects.add_parser(
         "controller",
         help="how regularly commands come, with the whole loop running",
@@ -73,7 +75,9 @@ def add_subjects(subjects: Any) -> None:
         help="delay of the first case, receding_horizon, that others are held to [s] (default: %(default)g)",
     )  # fmt: skip
     add_checkpoint(execution)
+    add_follower(execution)
     execution.set_defaults(bench=bench_execution)
+    followers = bench_followers.add_subject(subjects)
     for parser in (seams, execution):
         parser.add_argument(
             "--delay", type=not_negative_seconds, default=0.34, metavar="S",
@@ -115,7 +119,7 @@ def add_subjects(subjects: Any) -> None:
         help="where the bag goes; it stays there (default: a temporary directory, deleted at the end)",
     )  # fmt: skip
     recorder.set_defaults(bench=bench_recorder)
-    for parser in (controller, seams, execution, recorder):
+    for parser in (controller, seams, execution, followers, recorder):
         add_json(parser)
 
 
@@ -250,12 +254,12 @@ def bench_execution(args: argparse.Namespace) -> int:
     robot, results = load_robot("wx250s"), []
     with tqdm(total=len(cases) * args.episodes, unit="episode") as bar:
         for case in cases:
-            result = run_case(case, robot, act, args.episodes, args.seed, lambda: bar.update())
+            result = run_case(case, robot, act, args.episodes, args.seed, bar.update, args.follower)
             results.append(result.to_json())
     rows = [
         (f"{r['strategy']}, {r['delay_s']:g} s", format_rates_of(r["successes"], r["episodes"]))
         for r in results
     ]
     print(format_rows(rows))
-    write_json(args.json, {"seed": args.seed, "cases": results})
+    write_json(args.json, {"seed": args.seed, "follower": args.follower, "cases": results})
     return OK

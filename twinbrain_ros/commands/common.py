@@ -33,6 +33,18 @@ def add_checkpoint(parser: Any) -> None:
     )
 
 
+def add_follower(parser: argparse.ArgumentParser) -> None:
+    """The option for the simulated arm's trajectory controller."""
+    parser.add_argument(
+        "--follower",
+        type=follower_name,
+        default="jazzy_100",
+        metavar="NAME",
+        help="trajectory controller of the simulated arm: distribution, rate and option, as in humble_10, "
+        "humble_100_open_loop or kilted_500_from_desired (default: %(default)s)",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
@@ -76,6 +88,16 @@ def check_writable(option: str, path: Path) -> None:
             pass
     except OSError as error:
         raise CommandError(f"{option} {path}: cannot be written: {error.strerror or error}") from error
+
+
+def follower_name(text: str) -> str:
+    """Parse the name of a trajectory controller, for argparse."""
+    from twinbrain_ros.sim.follower_kinds import follower_kind
+
+    try:
+        return follower_kind(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def positive_int(text: str) -> int:

@@ -15,6 +15,7 @@ from twinbrain_ros.commands.common import (
     FAILED,
     OK,
     CommandError,
+    add_follower,
     add_json,
     check_writable,
     checkpoint_directory,
@@ -96,6 +97,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--inject-delay", type=not_negative_seconds, default=0.0, metavar="S",
         help="hold every chunk back until it is so late [s], as on a slower machine (default: %(default)g)",
     )  # fmt: skip
+    add_follower(parser)
     add(
         "--from-pose", default="", metavar="POSE",
         help="begin each episode in this pose of the robot file, as sleep, and with the way home by go_to "
@@ -158,6 +160,7 @@ def _run(args: argparse.Namespace) -> int:
         strategy=args.strategy,
         delay_s=args.inject_delay,
         seed=args.seed,
+        follower=args.follower,
         record=args.record,
         from_pose=args.from_pose,
     )
@@ -228,6 +231,7 @@ def _context(args: argparse.Namespace, robot: RobotFile, checkpoint: Path) -> di
             "strategy": args.strategy,
             "inject_delay_s": args.inject_delay,
             "from_pose": args.from_pose,
+            "follower": args.follower,
             "robot": robot.name,
             "checkpoint": str(checkpoint),
         },

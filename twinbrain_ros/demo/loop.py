@@ -14,6 +14,7 @@ from twinbrain_ros.demo.client import LoopClient, LoopError
 from twinbrain_ros.demo.processes import NodeGroup, node_command
 from twinbrain_ros.evaluation.results import FrameCounts
 from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.sim.follower_kinds import DEFAULT
 
 NODES = ("policy_node", "controller_node", "sim_node")
 SIM, RECORDER = "sim_node", "recorder_node"
@@ -143,6 +144,7 @@ class LoopSettings:
         delay_s: how late every chunk is to come at least [s].
         command_hz: of the controller; 0: the robot file's.
         seed: of the policy's noise.
+        follower: the trajectory controller that is simulated, as `sim/follower_kinds.py` names it.
         log_dir: where the nodes' output goes.
         from_pose: where the arm lies before each episode, which begins with its way home; "": at home.
         record: directory of the episodes' bags; None records nothing.
@@ -157,6 +159,7 @@ class LoopSettings:
     delay_s: float = 0.0
     command_hz: float = 0.0
     seed: int = 0
+    follower: str = DEFAULT
     record: Path | None = None
     from_pose: str = ""
     modules: Mapping[str, str] = field(default_factory=dict)
@@ -186,7 +189,7 @@ class LoopSettings:
                 **PATIENT_WATCHDOGS,
                 **steps,
             },
-            SIM: {},
+            SIM: {"follower": self.follower},
             RECORDER: {"directory": self.record.resolve() if self.record else ""},
         }
         module = self.modules.get(node, f"twinbrain_ros.nodes.{node}")

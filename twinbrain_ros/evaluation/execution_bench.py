@@ -12,6 +12,8 @@ import numpy as np
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 from twinbrain_ros.evaluation.statistics import wilson_interval
 from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.sim.follower_kinds import DEFAULT, follower_kind
+from twinbrain_ros.sim.lockstep import Driver
 from twinbrain_ros.sim.rollout import EpisodeRecord, Rollout, SimObservation, acting
 from twinbrain_ros.sim.tasks import TASKS
 
@@ -62,9 +64,11 @@ def run_case(
     episodes: int,
     first_seed: int,
     each: Callable[[], object] = lambda: None,
+    follower: str = DEFAULT,
 ) -> CaseResult:
     """Both tasks in turn, on the same scenes for every case; `each` is called after every episode."""
-    rollout = Rollout(robot, latency_s=case.delay_s, chunks=ChunkSettings(case.strategy))
+    driver = Driver(follower_kind(follower))
+    rollout = Rollout(robot, latency_s=case.delay_s, chunks=ChunkSettings(case.strategy), driver=driver)
     records = []
     for number in range(episodes):
         records.append(rollout.run(act, first_seed + number, TASKS[number % len(TASKS)]))

@@ -50,19 +50,19 @@ def scene_state(
 
 
 def follow(follower: JointTrajectoryFollower, message: JointTrajectory, now_ns: int) -> None:
-    """Hands a trajectory to the follower.
+    """Hands a trajectory to the follower, as it arrives.
 
     Raises:
         twinbrain_ros.sim.trajectory.TrajectoryError: it is refused.
     """
     points = message.points
-    with_velocities = bool(points) and all(len(point.velocities) > 0 for point in points)
-    follower.set(
+    follower.receive(
         message.joint_names,
         [point.positions for point in points],
         [_seconds(point.time_from_start) for point in points],
         now_ns,
-        velocities=[point.velocities for point in points] if with_velocities else None,
+        velocities=[point.velocities for point in points],
+        accelerations=[point.accelerations for point in points],
         start_ns=from_time(message.header.stamp),
     )
 

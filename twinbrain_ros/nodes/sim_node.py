@@ -27,13 +27,12 @@ from twinbrain_ros.nodes.parameters import Declared
 from twinbrain_ros.nodes.runner import run_node
 from twinbrain_ros.robot.poses import HOME
 from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.sim.follower_kinds import DEFAULT, follower_kind
 from twinbrain_ros.sim.tabletop import TabletopSim
 from twinbrain_ros.sim.trajectory import JointTrajectoryFollower, TrajectoryError
 from twinbrain_ros.srv import ResetScene
 
 SCENE_STATE_HZ = 20.0
-# The servos' targets are moved along the trajectory this often, also while the physics catches up.
-SERVO_PERIOD_S = 0.01
 
 
 class SimNode(TwinBrainNode):
@@ -51,6 +50,12 @@ class SimNode(TwinBrainNode):
         Declared("seed", 0, "Seed of the first scene.", lower=0, upper=2**31 - 1),
         Declared("task", "pick", "Task of the first scene: pick or put."),
         Declared("pose", HOME, "Pose of the robot file in which the arm starts, as sleep."),
+        Declared(
+            "follower",
+            DEFAULT,
+            "The trajectory controller that is simulated: ROS distribution, update rate [Hz], and _open_loop "
+            "(humble) or _from_desired for the option with which trajectories begin at the last command.",
+        ),
     )
 
     def __init__(self, **node_arguments: Any) -> None:
@@ -63,8 +68,9 @@ class SimNode(TwinBrainNode):
     def setup(self, robot: RobotFile) -> None:
         sim = TabletopSim(robot)
         sim.reset(int(self.value("seed")), self.value("task"), self.value("pose"))
-        self._arm = JointTrajectoryFollower(robot.arm_joints, sim.arm_positions)
-        self._finger = JointTrajectoryFollower([robot.gripper.joint], np.array([sim.finger_position]))
+        kind = follower_kind(str(self.value("follower")))
+        self._arm = JointTrajectoryFollower(robot.arm_joints, sim.arm_positions, kind)
+        self._finger = JointTrajectoryFollower([robot.gripper.joint], np.array([sim.finger_position]), kind)
         self._pacer = Pacer()
         self._published_ns = 0
         rate_hz = float(self.value("cameras_hz"))
@@ -96,8 +102,12 @@ class SimNode(TwinBrainNode):
         self._sim = None
 
     def _go_on_from_now(self) -> None:
-        assert self._sim is not None
-        self._pacer.start(self.now_ns(), self._sim.time_ns)
+        sim = self._sim
+        assert sim is not None
+        self._arm.activate(sim.arm_positions)
+        self._finger.activate(np.array([sim.finger_position]))
+        self._update_ns = sim.time_ns  # of both, in simulated time
+        self._pacer.start(self.now_ns(), sim.time_ns)
         for beat in (*self._beats.values(), self._scene_beat):
             beat.restart()
 
@@ -129,8 +139,6 @@ class SimNode(TwinBrainNode):
         except ValueError as error:
             response.message = str(error)
             return response
-        self._arm.hold(self._sim.arm_positions)
-        self._finger.hold(np.array([self._sim.finger_position]))
         self._episode += 1
         self._go_on_from_now()
         self._publish_due()
@@ -144,15 +152,21 @@ class SimNode(TwinBrainNode):
         self._publish_due()
 
     def _advance(self) -> None:
-        """Brings the physics to the node's clock, servo targets following their trajectories."""
+        """Brings the physics to the node's clock; the trajectory controllers are updated on the way.
+
+        Each update knows what had arrived by its own time, however far the physics is behind.
+        """
         sim = self._sim
         assert sim is not None
         behind_s = self._pacer.behind_s(self.now_ns(), sim.time_ns)
         while behind_s >= sim.timestep_s:
-            step_s = min(behind_s // sim.timestep_s * sim.timestep_s, SERVO_PERIOD_S)
-            at_ns = self._pacer.stamp_ns(sim.time_ns) + round(step_s * convert.NS_PER_S)
-            sim.set_arm_target(self._arm.sample(at_ns))
-            sim.set_gripper_target(float(self._finger.sample(at_ns)[0]))
+            if sim.time_ns >= self._update_ns:
+                at_ns = self._pacer.stamp_ns(sim.time_ns)
+                sim.set_arm_target(self._arm.update(at_ns, sim.arm_positions))
+                sim.set_gripper_target(float(self._finger.update(at_ns, np.array([sim.finger_position]))[0]))
+                self._update_ns += self._arm.kind.period_ns
+            until_s = (self._update_ns - sim.time_ns) / convert.NS_PER_S
+            step_s = min(behind_s // sim.timestep_s * sim.timestep_s, until_s)
             sim.step(step_s)
             behind_s -= step_s
 

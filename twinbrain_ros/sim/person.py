@@ -17,7 +17,6 @@ from twinbrain_ros.robot.teleop_inputs import LeaderInput
 from twinbrain_ros.sim.expert import Expert
 from twinbrain_ros.sim.state import ObjectState, SceneState
 from twinbrain_ros.sim.tasks import LIFTED_M, PLATE_HEIGHT_M, Goal
-from twinbrain_ros.sim.trajectory import JointTrajectoryFollower
 
 # A policy that has come no nearer for so long is stuck, or on the way to something else.
 PATIENCE_S = 2.0
@@ -41,7 +40,7 @@ class Person:
         self.entry = leaders[0]
         self._robot, self._expert = robot, Expert(robot)
         self._maker = WaypointMaker(robot, kinematics)
-        self._hand = JointTrajectoryFollower(robot.arm_joints, robot.home)
+        self._go(0, np.array(robot.home)[None], [0])
         self._goal: Goal | None = None
 
     def start(self, goal: Goal) -> None:
@@ -69,7 +68,7 @@ class Person:
             if self.drives:
                 self._from_held = held
                 self._plan_ns = now_ns
-                self._hand.hold(arm_positions)
+                self._go(now_ns, np.array(arm_positions)[None], [0])
                 self._opening = scene.gripper_opening
         elif not self._from_held and held and now_ns - (self._held_since_ns or now_ns) > to_ns(SECURED_S):
             self.drives = False
@@ -80,7 +79,7 @@ class Person:
         """The leader's joints by name [rad, or its own units] now, while the person drives."""
         if scene.time_ns >= self._plan_ns:
             self._plan(scene, arm_positions)
-        return self.entry.map.positions(self._hand.sample(scene.time_ns).tolist(), self._opening)
+        return self.entry.map.positions(self._hand(scene.time_ns).tolist(), self._opening)
 
     def _plan(self, scene: SceneState, arm_positions: np.ndarray) -> None:
         """The hand's way for the next period, from what the scene looks like now."""
@@ -94,9 +93,17 @@ class Person:
             waypoints = self._maker.make(chunk, 0, 1, arm_positions, lambda: arm_positions)
         except WaypointError:
             return  # the hand stays where it is and looks again a period later
-        times_s = [period_s * (step + 1) for step in range(len(waypoints.arm))]
-        self._hand.set(self._hand.joints, waypoints.arm, times_s, now_ns)
+        way = np.vstack([self._hand(now_ns), waypoints.arm])
+        self._go(now_ns, way, [to_ns(period_s * step) for step in range(len(way))])
         self._opening = float(data[0, -1])
+
+    def _go(self, now_ns: int, way: np.ndarray, times_ns: list[int]) -> None:
+        """From now on the hand moves straight from point to point of a way [K, J], at times from now."""
+        self._way, self._times_ns = way, now_ns + np.array(times_ns)
+
+    def _hand(self, now_ns: int) -> np.ndarray:
+        """Where the hand has the leader's joints [J] now."""
+        return np.array([np.interp(now_ns, self._times_ns, joint) for joint in self._way.T])
 
     def _block(self, scene: SceneState) -> ObjectState:
         assert self._goal is not None

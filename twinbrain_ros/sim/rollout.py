@@ -21,7 +21,7 @@ from twinbrain_ros.robot.chunk import ActionChunk, Guide
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.sim.expert import Expert
-from twinbrain_ros.sim.lockstep import LockStepArm
+from twinbrain_ros.sim.lockstep import Driver, LockStepArm, Watcher
 from twinbrain_ros.sim.scene import Scene
 from twinbrain_ros.sim.state import SceneState
 from twinbrain_ros.sim.tabletop import TabletopSim
@@ -89,6 +89,8 @@ class Rollout:
         execution_steps: a chunk is asked for every so many; None takes the robot file's.
         max_time_s: when an episode is given up.
         chunks: how they are executed; by default as many steps as above, a new chunk at once.
+        driver: what moves the arm.
+        watcher: is told of commands and set-points, if there is one.
     """
 
     def __init__(
@@ -101,6 +103,8 @@ class Rollout:
         execution_steps: int | None = None,
         max_time_s: float = 15.0,
         chunks: ChunkSettings | None = None,
+        driver: Driver | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self.robot = robot
         self.sim = sim or TabletopSim(robot)
@@ -110,7 +114,7 @@ class Rollout:
         steps = execution_steps or robot.action.execution_steps
         self._replan_ns = round(steps * robot.action.period_s * _NS)
         settings = ControlSettings(chunks or ChunkSettings(execution_steps=execution_steps))
-        self.arm = LockStepArm(robot, self.sim, settings)
+        self.arm = LockStepArm(robot, self.sim, settings, driver, watcher)
         real_time = settings.chunks.strategy is Strategy.REAL_TIME
         self._guide = RealTimeGuide(robot, Kinematics(robot)) if real_time else None
 

@@ -1,158 +1,196 @@
-"""Follows joint trajectories as a ros2_control JointTrajectoryController does; reads no clock."""
+"""Follows joint trajectories as ros2_control's JointTrajectoryController does: position in, position out.
+
+Reads no clock: it is updated at its own rate, with the time and the measured positions of the moment.
+"""
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-_NS = 1_000_000_000
+from twinbrain_ros.control.timing import NS_PER_S, to_ns
+from twinbrain_ros.sim.follower_kinds import DEFAULT, KINDS, FollowerKind
+from twinbrain_ros.sim.trajectory_message import TrajectoryError, knots_of
+from twinbrain_ros.sim.trajectory_path import Knot, Path, Sample
 
+__all__ = ["JointTrajectoryFollower", "TrajectoryError"]
 
-class TrajectoryError(ValueError):
-    """A refused trajectory; the message names what is wrong, what was found and what was expected."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Path:
-    """Knots: times [K] in ns, positions [K, J], velocities [K, J] per second or None for linear."""
-
-    times_ns: np.ndarray
-    positions: np.ndarray
-    velocities: np.ndarray | None
+Array = NDArray[np.float64]
 
 
 class JointTrajectoryFollower:
     """Set-points of some joints, from the newest trajectory.
 
-    A new trajectory replaces the running one at once and goes on from the current set-point. Between points
-    it is linear, or cubic where the trajectory gives velocities. After the last point that is held.
+    The first update at or after a trajectory's arrival forgets the one before and begins the new one at the
+    measured positions, at rest, or where its kind says. Points whose time is over are passed over; until the
+    time of the first one it goes there from where it begins. Between points it is linear, cubic where both
+    have velocities, quintic where both have accelerations too. After the last point that is held.
 
     Args:
-        joints: names, in the order of the arrays `sample` returns.
-        positions: [J], what to hold until a trajectory comes; rad or m.
+        joints: names, in the order of all arrays here.
+        positions: [J], where they are; held until a trajectory comes; rad or m.
+        kind: which controller, and how it is set up.
+
+    Attributes:
+        set_point: [J], what was commanded last.
+        problem: why it holds instead of following, "" if it does not.
     """
 
-    def __init__(self, joints: Sequence[str], positions: np.ndarray) -> None:
+    def __init__(self, joints: Sequence[str], positions: Array, kind: FollowerKind = KINDS[DEFAULT]) -> None:
         self.joints = tuple(joints)
-        self.hold(positions)
+        self.kind = kind
+        self.activate(positions)
 
-    def hold(self, positions: np.ndarray) -> None:
-        """Drop the running trajectory and hold ``positions`` [J]."""
-        held = np.array(positions, dtype=np.float64).reshape(1, len(self.joints))
-        self._path = _Path(np.zeros(1, dtype=np.int64), held, None)
+    def activate(self, positions: Array) -> None:
+        """Begins anew: holds ``positions`` [J]."""
+        self.set_point: Array = np.array(positions, dtype=np.float64).reshape(len(self.joints))
+        self.problem = ""
+        self._arrived: deque[tuple[int, Path]] = deque()
+        self._path = _held(self.set_point)
+        self._holding = True
+        self._last = Knot(0, self.set_point)  # what was commanded, with its derivatives where there are any
+        self._sent_ns: int | None = None
+        self._updated_ns: int | None = None
+        self._time_ns = 0  # within the trajectory, as a time of the clock
 
-    def set(
+    def receive(
         self,
         names: Sequence[str],
-        points: Sequence[Sequence[float]] | np.ndarray,
-        times_s: Sequence[float],
+        points: Sequence[Sequence[float]] | Array,
+        times_s: Sequence[float] | Array,
         now_ns: int,
         *,
-        velocities: Sequence[Sequence[float]] | np.ndarray | None = None,
+        velocities: Sequence[Sequence[float]] | Array | None = None,
+        accelerations: Sequence[Sequence[float]] | Array | None = None,
         start_ns: int = 0,
     ) -> None:
-        """Take over a trajectory.
+        """Takes in a trajectory that arrives now, for the next update; the newest one counts.
 
         Args:
             names: all joints of this follower, in any order; the order of the columns below.
             points: [K, J] positions, rad or m.
-            times_s: [K] seconds from the start, not negative, strictly increasing.
-            now_ns: the time now.
-            velocities: [K, J] per second, or None.
-            start_ns: when the trajectory starts; 0 (a header without stamp) means now.
+            times_s: [K] seconds from the start, strictly increasing.
+            now_ns: the time now; not before that of the last call.
+            velocities: [K, J] per second, or None; an empty row: this point has none.
+            accelerations: likewise, per second squared, where there are velocities.
+            start_ns: when the trajectory starts; 0 (a header without stamp): at its first update.
 
         Raises:
             TrajectoryError: it is refused; what ran before goes on.
         """
-        columns = self._columns(names)
-        times = _check_times(times_s)
-        positions = _check_points("positions", points, len(times), len(columns))[:, columns]
-        speeds = None
-        if velocities is not None:
-            speeds = _check_points("velocities", velocities, len(times), len(columns))[:, columns]
-        start = start_ns if start_ns != 0 else now_ns
-        times_ns = start + np.round(times * _NS).astype(np.int64)
-        if times_ns[-1] < now_ns:
-            late = (now_ns - int(times_ns[-1])) / _NS
+        knots = knots_of(self.joints, names, points, times_s, velocities, accelerations)
+        last = knots[-1]
+        if start_ns != 0 and start_ns + last.time_ns < now_ns:
+            late = (now_ns - start_ns - last.time_ns) / NS_PER_S
             raise TrajectoryError(f"the last point was due {late:.3f} s ago, expected one in the future")
-        ahead = times_ns > now_ns
-        if not ahead.any():  # a single point due now: take its place at once
-            self._path = _Path(times_ns[-1:], positions[-1:], None)
+        if self.kind.distribution.ends_at_rest and last.v is not None:
+            moving = np.flatnonzero(np.abs(last.v) > np.finfo(np.float32).eps)
+            if len(moving):
+                joint, found = self.joints[moving[0]], last.v[moving[0]]
+                raise TrajectoryError(f"velocity of joint {joint!r} at the last point is {found}, expected 0")
+        self._arrived.append((now_ns, Path(knots, start_ns)))
+
+    def update(self, now_ns: int, measured: Array, period_ns: int | None = None) -> Array:
+        """One update; gives the set-point [J].
+
+        Args:
+            now_ns: the time now.
+            measured: [J], where the joints are.
+            period_ns: since the last update; None: as the times say.
+        """
+        kind = self.kind
+        if period_ns is None:
+            period_ns = kind.period_ns if self._updated_ns is None else now_ns - self._updated_ns
+        self._updated_ns = now_ns
+        self._take_newest(now_ns)
+        path = self._path
+        first = not path.begun
+        if first:
+            self._begin(path, now_ns, measured)
+        elif kind.distribution.counts_periods:
+            self._time_ns += period_ns
+        else:
+            self._time_ns = now_ns
+        if kind.distribution.looks_ahead:
+            command = path.sample(self._time_ns + kind.period_ns, ahead=True)
+        else:
+            command = path.sample(self._time_ns)
+        if command is None:  # the clock went back to before its beginning
+            return self.set_point
+        if self._within_tolerances(command, measured, first):
+            # A copy: the end of a path is a point of it, and nobody's to change.
+            self.set_point = command.position().copy()
+            if kind.from_command:
+                self._last = Knot(0, self.set_point, command.velocity(), command.acceleration())
+            self._sent_ns = now_ns
+        return self.set_point
+
+    def _take_newest(self, now_ns: int) -> None:
+        """The newest trajectory that has arrived replaces the running one."""
+        newest = None
+        while self._arrived and self._arrived[0][0] <= now_ns:
+            newest = self._arrived.popleft()[1]
+        if newest is None:
             return
-        here, here_speed = self._state(now_ns)
-        knots = np.concatenate([np.array([now_ns], dtype=np.int64), times_ns[ahead]])
-        path_positions = np.concatenate([here[None], positions[ahead]])
-        path_speeds = None if speeds is None else np.concatenate([here_speed[None], speeds[ahead]])
-        self._path = _Path(knots, path_positions, path_speeds)
+        self.problem = ""
+        splices = self.kind.distribution.splices and not self._holding and len(self._path.knots) > 1
+        self._path = self._spliced(newest, now_ns) if splices else newest
+        self._holding = False
 
-    def sample(self, now_ns: int) -> np.ndarray:
-        """Return the set-point [J] at ``now_ns``."""
-        return self._state(now_ns)[0]
+    def _begin(self, path: Path, now_ns: int, measured: Array) -> None:
+        self._time_ns = now_ns
+        if not self.kind.from_command:
+            path.begin(now_ns, now_ns, Knot(0, np.array(measured, dtype=np.float64)))
+            return
+        dated = self.kind.distribution.dates_commands and self._sent_ns is not None
+        path.begin(now_ns, self._sent_ns if dated and self._sent_ns is not None else now_ns, self._last)
 
-    def done(self, now_ns: int) -> bool:
-        """Return whether the last point is reached, or there has been no trajectory."""
-        return now_ns >= int(self._path.times_ns[-1])
+    def _spliced(self, new: Path, now_ns: int) -> Path:
+        """A new trajectory after what is left of the running one, from the time in that on.
 
-    def _columns(self, names: Sequence[str]) -> list[int]:
-        """Return the column of ``names`` for each joint."""
-        given = list(names)
-        missing = [joint for joint in self.joints if joint not in given]
-        unknown = [name for name in given if name not in self.joints]
-        if missing or unknown or len(given) != len(self.joints):
-            wanted = list(self.joints)
-            raise TrajectoryError(f"joint names are {given}, expected each of {wanted} once, in any order")
-        return [given.index(joint) for joint in self.joints]
+        One that is to start later starts so much later, its knots follow those of the running one and a
+        bridge between both; one that was to start before now starts now.
+        """
+        old, cursor_ns = self._path, self._time_ns
+        wait_ns = max(new.start_ns - now_ns, 0) if new.start_ns else 0
+        knots = [
+            Knot(old.start_ns + knot.time_ns - cursor_ns, knot.q, knot.v, knot.a)
+            for knot in old.knots
+            if cursor_ns < old.start_ns + knot.time_ns < cursor_ns + wait_ns
+        ]
+        bridge = old.sample(cursor_ns + wait_ns, ahead=True)
+        if bridge is not None and new.knots[0].time_ns > 0:
+            knots.append(Knot(wait_ns, bridge.position(), bridge.velocity(), bridge.acceleration()))
+        knots += [Knot(wait_ns + knot.time_ns, knot.q, knot.v, knot.a) for knot in new.knots]
+        return Path(knots, 0)
 
-    def _state(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return position and velocity [J] of the set-point at ``now_ns``."""
-        times, positions, speeds = self._path.times_ns, self._path.positions, self._path.velocities
-        after = int(np.searchsorted(times, now_ns, side="right"))
-        if after == 0 or after == len(times):
-            end = positions[0 if after == 0 else -1]
-            return end.copy(), np.zeros_like(end)
-        span = (int(times[after]) - int(times[after - 1])) / _NS
-        u = (now_ns - int(times[after - 1])) / _NS / span
-        p0, p1 = positions[after - 1], positions[after]
-        if speeds is None:
-            return p0 + u * (p1 - p0), (p1 - p0) / span
-        m0, m1 = span * speeds[after - 1], span * speeds[after]
-        rise = 3 * u**2 - 2 * u**3
-        position = (1 - rise) * p0 + (u**3 - 2 * u**2 + u) * m0 + rise * p1 + (u**3 - u**2) * m1
-        slope = 6 * (u**2 - u) * (p0 - p1) + (3 * u**2 - 4 * u + 1) * m0 + (3 * u**2 - 2 * u) * m1
-        return position, slope / span
-
-
-def _check_times(times_s: Sequence[float]) -> np.ndarray:
-    times = np.array(times_s, dtype=np.float64).reshape(-1)
-    if len(times) == 0:
-        raise TrajectoryError("the trajectory has 0 points, expected at least 1")
-    previous = -math.inf
-    for index, time in enumerate(times.tolist()):
-        if not math.isfinite(time) or time < 0.0:
-            raise TrajectoryError(f"time_from_start of point {index} is {time} s, expected 0 or more")
-        if time <= previous:
-            raise TrajectoryError(
-                f"time_from_start of point {index} is {time} s, expected more than the {previous} s before it"
-            )
-        previous = time
-    return times
+    def _within_tolerances(self, command: Sample, measured: Array, first: bool) -> bool:
+        """Whether to go on; if not, the measured positions are held from the next update on."""
+        allowed = self.kind.tolerances
+        if self._holding or (allowed.path <= 0.0 and allowed.goal <= 0.0):
+            return True
+        now = self._path.sample(self._time_ns, ahead=True) or command
+        error = np.abs(now.position() - measured)
+        if allowed.path > 0.0 and (first or not command.ended) and np.any(error > allowed.path):
+            what, most = "its path", allowed.path
+        elif (
+            allowed.goal > 0.0
+            and allowed.goal_time_s > 0.0
+            and command.ended
+            and self._time_ns - command.since_ns > to_ns(allowed.goal_time_s)
+            and np.any(error > allowed.goal)
+        ):
+            what, most = f"its goal, {allowed.goal_time_s:g} s after it was due", allowed.goal
+        else:
+            return True
+        worst = int(np.argmax(error))
+        self.problem = f"{self.joints[worst]!r} is {error[worst]:.3f} from {what}, at most {most:g}: it holds"
+        self._path, self._holding = _held(measured), True
+        return False
 
 
-def _check_points(
-    field: str, values: Sequence[Sequence[float]] | np.ndarray, count: int, joints: int
-) -> np.ndarray:
-    if len(values) != count:
-        raise TrajectoryError(f"there are {len(values)} rows of {field}, expected {count}, one for each time")
-    for index, row in enumerate(values):
-        if len(row) != joints:
-            raise TrajectoryError(f"point {index} has {len(row)} {field}, expected {joints}, one a joint")
-    array = np.array(values, dtype=np.float64)
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        point, joint = (int(i) for i in bad[0])
-        found = array[point, joint]
-        raise TrajectoryError(f"{field}[{joint}] of point {point} is {found}, expected a finite number")
-    return array
+def _held(positions: Array) -> Path:
+    return Path([Knot(0, np.array(positions, dtype=np.float64))], 0)
