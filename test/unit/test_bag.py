@@ -293,3 +293,12 @@ def test_information_of_a_later_version_is_refused() -> None:
     assert EpisodeInfo.from_json({}) == EpisodeInfo()
     full = EpisodeInfo(robot="a", seed=3, verdicts=(Verdict("success", 0.5, "x", "y", 7),))
     assert EpisodeInfo.from_json(json.loads(json.dumps(full.to_json()))) == full
+
+
+@pytest.mark.parametrize("shift", (0, 30, 60))
+def test_what_is_known_of_an_episode_comes_back_whatever_text_is_in_it(tmp_path: Path, shift: int) -> None:
+    """Lines of the YAML around it break somewhere else with each shift, after a backslash too."""
+    text = "x" * shift + load_robot("wx250s").path.read_text(encoding="utf-8")
+    writer = BagWriter(tmp_path / "bag", {})
+    writer.close(EpisodeInfo(robot_file=text).to_json())
+    assert open_bag(tmp_path / "bag").episode.robot_file == text

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from mcap.exceptions import McapError
 from mcap.records import Channel, Chunk, DataEnd, McapRecord, Schema
 from mcap.records import Message as McapMessage
@@ -22,7 +21,7 @@ from rosbags.interfaces import Connection, ConnectionExtRosbag2, QosDurability
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.errors import ReaderError
 
-from twinbrain_ros.data.bag_writer import INFO_KEY, UNFINISHED
+from twinbrain_ros.data.bag_writer import INFO_KEY, UNFINISHED, put_info
 from twinbrain_ros.data.definitions import DefinitionError, definition
 from twinbrain_ros.data.episode_info import EpisodeInfo, Verdict
 
@@ -315,9 +314,4 @@ def rewrite_info(path: Path, info: Mapping[str, Any]) -> None:
     file = path / METADATA
     if not file.is_file():
         raise BagError(f"{path}: found no {METADATA}: was it cut off? `twinbrain bag repair` mends it")
-    document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    information = document["rosbag2_bagfile_information"]
-    information["custom_data"] = {**(information.get("custom_data") or {}), INFO_KEY: json.dumps(info)}
-    temporary = file.with_suffix(".yaml.new")
-    temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    temporary.replace(file)
+    put_info(file, info)

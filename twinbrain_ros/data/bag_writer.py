@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from rosbags.interfaces import (
     Connection,
     Qos,
@@ -128,6 +129,8 @@ class BagWriter:
         self.flush()
         self._bag.set_custom_data(INFO_KEY, json.dumps(info))
         self._bag.close()
+        # rosbags' YAML breaks lines after a backslash, and some texts do not come back as they were.
+        put_info(self.path / "metadata.yaml", info)
         _sync(self.path / f"{self.path.name}.mcap")
         _sync(self.path / "metadata.yaml")
         (self.path / UNFINISHED).unlink()
@@ -137,6 +140,20 @@ class BagWriter:
         """Leaves the bag as it is, as a killed process would."""
         with suppress(OSError):
             self._bag.abort()
+
+
+def put_info(file: Path, info: Mapping[str, Any]) -> None:
+    """Puts this in place of what a metadata.yaml says of an episode.
+
+    Raises:
+        OSError: it cannot be written; the old one stays.
+    """
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    information = document["rosbag2_bagfile_information"]
+    information["custom_data"] = {**(information.get("custom_data") or {}), INFO_KEY: json.dumps(info)}
+    temporary = file.with_suffix(".yaml.new")
+    temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    temporary.replace(file)
 
 
 def _write_synced(path: Path, text: str) -> None:
