@@ -17,8 +17,8 @@ from twinbrain_ros.robot.robot_file import RobotFile
 OUTSIDE_RAD = 0.1
 # Readings of a joint at rest agree to this: encoders' noise, and what a brake gives way [rad].
 AGREE_RAD = 0.02
-# A joint may be measured so many times as fast as its limit: stamps are not exact.
-FASTEST = 2.0
+# Between two readings a joint may move at its limit, and so much longer [s]: stamps are not exact.
+LATER_S = 0.03
 # Commands arrive early or late by so much [s]: an arm in motion seems to go to and fro by as much of its way.
 JITTER_S = 0.05
 # The middle of three readings may be this far from the line through the others: more is not motion [rad].
@@ -78,7 +78,8 @@ class JointBounds:
     ) -> str:  # fmt: skip
         """Which joint went further than it can in the time, and `slack` [rad]; empty if none did."""
         since_s = np.maximum(since_ns, 0) / NS_PER_S
-        over = np.abs(q - before) - (AGREE_RAD + FASTEST * self.velocity[index] * since_s + slack)
+        allowed_s = since_s + np.minimum(since_s, LATER_S)
+        over = np.abs(q - before) - (AGREE_RAD + self.velocity[index] * allowed_s + slack)
         over[~known] = -np.inf
         worst = int(over.argmax())
         if over[worst] <= 0:
