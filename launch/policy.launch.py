@@ -11,7 +11,16 @@ from __future__ import annotations
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
-from twinbrain_ros.launching import RECORDING, arguments, equals, image_transport, node, recorder
+from twinbrain_ros.launching import (
+    EVERYWHERE,
+    RECORDING,
+    arguments,
+    checked,
+    equals,
+    image_transport,
+    node,
+    recorder,
+)
 
 BOTH = ("robot", "autostart", "execution_steps")
 CONTROLLER = ("strategy", "dry_run", "velocity_margin")
@@ -24,7 +33,8 @@ def generate_launch_description() -> LaunchDescription:
     real_time = ParameterValue(equals("strategy", "real_time"), value_type=bool)
     return LaunchDescription(
         [
-            *arguments("namespace", *BOTH, *POLICY, *CONTROLLER, "use_sim_time", *RECORDING, "log_level"),
+            checked("policy.launch.py"),
+            *arguments(*EVERYWHERE, *BOTH, *POLICY, *CONTROLLER, *RECORDING),
             image_transport(),
             recorder(),
             node("controller_node", *BOTH, *CONTROLLER),

@@ -1,8 +1,7 @@
 """The whole loop without hardware: a simulated arm with its cameras, the policy and the controller.
 
 ros2 launch twinbrain_ros sim.launch.py
-ros2 topic pub --once --qos-durability transient_local /instruction std_msgs/msg/String \
-    "{data: pick up the red block}"
+ros2 topic pub --once /instruction std_msgs/msg/String "{data: pick up the red block}"
 ros2 service call /set_mode twinbrain_ros/srv/SetMode "{mode: 2, source: me, reason: try it}"
 """
 
@@ -11,7 +10,7 @@ from __future__ import annotations
 from launch.actions import DeclareLaunchArgument
 
 from launch import LaunchDescription
-from twinbrain_ros.launching import arguments, include, node, parameter
+from twinbrain_ros.launching import arguments, checked, include, node, parameter
 from twinbrain_ros.sim.follower_kinds import DEFAULT, KINDS
 
 
@@ -24,6 +23,7 @@ def generate_launch_description() -> LaunchDescription:
     }
     return LaunchDescription(
         [
+            checked("sim.launch.py"),
             # Here the arm is simulated: it may as well start by itself.
             *arguments("autostart", autostart="true"),
             DeclareLaunchArgument("seed", default_value="0", description="Seed of the first scene."),

@@ -15,7 +15,16 @@ from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 
 from launch import LaunchDescription
-from twinbrain_ros.launching import RECORDING, arguments, node, parameter, recorder, robot_of
+from twinbrain_ros.launching import (
+    EVERYWHERE,
+    RECORDING,
+    arguments,
+    checked,
+    node,
+    parameter,
+    recorder,
+    robot_of,
+)
 from twinbrain_ros.robot.teleop_inputs import JoyInput
 
 REPEATS_HZ = 20.0  # held still, a stick sends nothing: without repeats it would fall silent
@@ -40,7 +49,8 @@ def generate_launch_description() -> LaunchDescription:
     taken = ("robot", "autostart", "dry_run", "velocity_margin")
     return LaunchDescription(
         [
-            *arguments("namespace", *taken, "use_sim_time", *RECORDING, "log_level"),
+            checked("teleop.launch.py"),
+            *arguments(*EVERYWHERE, *taken, *RECORDING),
             DeclareLaunchArgument(
                 "joy_device",
                 default_value="0",

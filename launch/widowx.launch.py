@@ -28,7 +28,9 @@ from launch_ros.substitutions import FindPackageShare
 from launch import LaunchDescription
 from twinbrain_ros.data.contract import info_topic
 from twinbrain_ros.launching import (
+    EVERYWHERE,
     arguments,
+    checked,
     equals,
     image_transport,
     include,
@@ -130,6 +132,7 @@ def generate_launch_description() -> LaunchDescription:
     )
     return LaunchDescription(
         [
+            checked("widowx.launch.py"),
             DeclareLaunchArgument(
                 "use_arm",
                 default_value="none",
@@ -145,7 +148,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("front_camera", default_value=ANY, description=f"Front camera: {device}"),
             DeclareLaunchArgument("wrist_camera", default_value=NONE, description=f"Wrist camera: {device}"),
             # The driver's name for the arm is its namespace: it cannot be empty.
-            *arguments("namespace", "use_sim_time", "log_level", namespace="wx250s"),
+            *arguments(*EVERYWHERE, namespace="wx250s"),
             *arguments("robot", robot=PythonExpression(["'wx250s_xs' if ", xs, " else 'wx250s'"])),
             OpaqueFunction(function=look_for_packages),
             image_transport(),

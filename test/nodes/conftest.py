@@ -34,7 +34,7 @@ EXIT_WITHIN_S = 5.0
 ASK_AGAIN_S = 10.0
 ERROR, WARN, OK = 2, 1, 0
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
-STAND_INS = ("expert_policy_node",)  # nodes that live there
+STAND_INS = ("expert_policy_node", "slow_policy_node")  # nodes that live there
 
 
 class Bench:

@@ -214,7 +214,7 @@ def test_started_amid_autonomy_it_records_at_once(bench: Any, tmp_path: Path, ro
     rig.drive()
     node = bench.add(RecorderNode, directory=str(tmp_path / "bags"), min_free_mib=1, auto=True)
     assert node.trigger_configure().name == "SUCCESS"
-    bench.until(lambda: node._newest.get(robot.topics.control_mode), "the mode is not heard")
+    bench.until(lambda: node._mode, "the mode is not heard")
     assert not node._recorder.state().recording
     assert node.trigger_activate().name == "SUCCESS"
     assert node._recorder.state().recording

@@ -53,15 +53,17 @@ class Rig:
         policy: Any = None,
         generalist: Any = None,
         robot_file: str = "wx250s",
+        node: bool = True,
         **parameters: Any,
     ) -> None:
-        """robot_file: what the node is given; its topics are those of `robot`."""
+        """robot_file: what the node is given; its topics are those of `robot`. node: whether to make one."""
         self.bench, self.robot, self.policy = bench, robot, policy or StandIn()
-        self.node = bench.add(
-            lambda **arguments: PolicyNode(lambda *_: self.policy, lambda _: generalist, **arguments),
-            **{"autostart": True, "seed": 3, "robot": robot_file} | parameters,
-        )
-        assert self.node.autostart()
+        if node:
+            self.node = bench.add(
+                lambda **arguments: PolicyNode(lambda *_: self.policy, lambda _: generalist, **arguments),
+                **{"autostart": True, "seed": 3, "robot": robot_file} | parameters,
+            )
+            assert self.node.autostart()
         self.cameras = {c.name: bench.publisher(Image, c.topic) for c in robot.cameras}
         self.joints = bench.publisher(JointState, robot.topics.joint_states)
         self.words = bench.publisher(String, robot.topics.instruction, qos.LATCHED)
@@ -92,11 +94,7 @@ class Rig:
 
     def observe(self, **changes: dict[str, Any]) -> int:
         """Sends a complete observation, `changes` by stream, and waits until it is there; gives its stamp."""
-        stamp = self.now_ns()
-        self.joints.publish(self.joint_state(stamp, **changes.get("joint_states", {})))
-        for name, publisher in self.cameras.items():
-            publisher.publish(self.image(name, stamp, **changes.get(name, {})))
-        self.stamps.append(stamp)
+        stamp = self.send(**changes)
         counters = self.node.health.summary("").values
         self.bench.until(
             lambda: all(
@@ -105,6 +103,15 @@ class Rig:
             ),
             f"of {len(self.stamps)} frames only these arrived: {counters}",
         )
+        return stamp
+
+    def send(self, **changes: dict[str, Any]) -> int:
+        """Sends a complete observation; gives its stamp."""
+        stamp = self.now_ns()
+        self.joints.publish(self.joint_state(stamp, **changes.get("joint_states", {})))
+        for name, publisher in self.cameras.items():
+            publisher.publish(self.image(name, stamp, **changes.get(name, {})))
+        self.stamps.append(stamp)
         return stamp
 
     def observe_until(self, condition: Callable[[], Any], what: str = "", **changes: dict[str, Any]) -> None:
@@ -144,4 +151,4 @@ class Rig:
 
 
 def understood(rig: Rig, text: str) -> bool:
-    return rig.node._instruction == text
+    return rig.node.instruction == text

@@ -17,6 +17,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import String
 
 from twinbrain_ros.data.bag import BagError, open_bag
+from twinbrain_ros.data.bag_writer import BagWriter
 from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.episode_info import EpisodeInfo, TopicCounts, Verdict
 from twinbrain_ros.data.recorder import Recorder, RecorderError, RecorderSettings
@@ -302,3 +303,12 @@ def test_a_killed_process_loses_no_more_than_the_last_second(tmp_path: Path) -> 
     assert read == [str(i) for i in range(len(read))], "without a gap from the beginning"
     assert bag.end_ns > at_ns - 10**9
     assert number - len(read) <= 500
+
+
+def test_what_is_known_of_an_episode_survives_at_every_column(tmp_path: Path) -> None:
+    """Texts with escapes (a robot file, a path) are long, and YAML folds them somewhere."""
+    for width in range(100):
+        text = "x" * width + " a\nb  \\c 'd' \"e\" # f\t" * 30
+        bag = BagWriter(tmp_path / str(width), {})
+        bag.close(EpisodeInfo(robot_file=text).to_json())
+        assert open_bag(tmp_path / str(width)).episode.robot_file == text

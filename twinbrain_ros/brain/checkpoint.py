@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +144,15 @@ def meta_twin(config: TwinBrainConfig) -> TwinBrain:
 
 
 def load_model(
-    directory: Path, config: TwinBrainConfig, device: torch.device, dtype: torch.dtype
+    directory: Path,
+    config: TwinBrainConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> TwinBrain:
     """A checkpoint's model; every tensor of the model, in its shape, and no other.
+
+    progress: called with the share of the weights that is there.
 
     Raises CheckpointError that names what is missing, extra, misshapen or not finite, or how much memory is
     needed where it does not fit.
@@ -156,12 +162,14 @@ def load_model(
     check_shapes(model, files, directory)
     with_memory(model, device, dtype)
     parameters = dict(model.named_parameters())
-    problems = []
+    problems, there, whole = [], 0, sum(parameter.numel() for parameter in parameters.values())
     for name, tensor in stream_tensors(files, str(device)):
         if not torch.isfinite(tensor).all():
             problems.append(f"tensor {name}: has non-finite values")
         with torch.no_grad():
             parameters[name].copy_(tensor)
+        there += tensor.numel()
+        progress(there / whole)
     refuse(directory, problems)
     return model
 

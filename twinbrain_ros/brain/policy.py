@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -363,11 +363,13 @@ class TwinBrainPolicy:
         device: str = "cpu",
         dtype: str | None = None,
         views: int | None = None,
+        progress: Callable[[float], None] = lambda share: None,
     ) -> TwinBrainPolicy:
         """Loads a checkpoint; raises CheckpointError naming what is missing, extra or misshapen.
 
         dtype: "float32" or "bfloat16" (default: float32 on a CPU, bfloat16 on a GPU); views: how many images
-        it shall take in place of the robot's cameras, where that is open (`TwinBrainConfig.any_views`).
+        it shall take in place of the robot's cameras, where that is open (`TwinBrainConfig.any_views`);
+        progress: called now and then with the share of the weights that is there.
         """
         directory = Path(directory)
         if not directory.is_dir():
@@ -379,7 +381,7 @@ class TwinBrainPolicy:
         dtype = dtype or ("bfloat16" if place.type == "cuda" else "float32")
         if dtype not in DTYPES:
             raise CheckpointError(f"dtype: found {dtype!r}, expected one of {sorted(DTYPES)}")
-        model = checkpoint.load_model(directory, config, place, DTYPES[dtype])
+        model = checkpoint.load_model(directory, config, place, DTYPES[dtype], progress)
         policy = cls(model, checkpoint.load_tokenizer(directory))
         policy.name = checkpoint_name(directory)
         return policy

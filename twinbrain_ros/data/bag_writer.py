@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.errors import WriterError
 from rosbags.rosbag2.storage_mcap import McapWriter
 
 from twinbrain_ros.data.contract import Topic
@@ -69,13 +71,19 @@ class BagWriter:
     bytes_written: int = 0
 
     def __post_init__(self) -> None:
-        self._bag = Writer(self.path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
-        self._bag.open()
         self._connections: dict[str, Connection] = {}
         self._pending = False
-        _write_synced(self.path / UNFINISHED, json.dumps(self.info, indent=1))
-        _sync_directory(self.path)
-        _sync_directory(self.path.parent)
+        ours = not self.path.exists()
+        self._bag = Writer(self.path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
+        try:
+            self._bag.open()
+            _write_synced(self.path / UNFINISHED, json.dumps(self.info, indent=1))
+            _sync_directory(self.path)
+            _sync_directory(self.path.parent)
+        except (OSError, WriterError):
+            if ours:  # nothing is in it yet
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     @property
     def _storage(self) -> McapWriter:
@@ -127,7 +135,6 @@ class BagWriter:
             OSError: the disk does not take it; what was flushed stays readable.
         """
         self.flush()
-        self._bag.set_custom_data(INFO_KEY, json.dumps(info))
         self._bag.close()
         # rosbags' YAML breaks lines after a backslash, and some texts do not come back as they were.
         put_info(self.path / "metadata.yaml", info)

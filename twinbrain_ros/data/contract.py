@@ -82,6 +82,7 @@ def recorded_topics(robot: RobotFile, namespace: str = "") -> list[Topic]:
     relative += [
         *(Topic(name, JOINT_STATE) for name in names.all_joint_states),
         Topic(names.instruction, STRING, latched=True),
+        Topic(names.instruction_in_force, "twinbrain_ros/msg/InstructionInForce", latched=True),
         Topic(names.action_chunk, "twinbrain_ros/msg/ActionChunk"),
         Topic(names.chunk_status, "twinbrain_ros/msg/ChunkStatus"),
         Topic(names.policy_status, "twinbrain_ros/msg/PolicyStatus"),

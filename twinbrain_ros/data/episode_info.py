@@ -71,7 +71,8 @@ class EpisodeInfo:
         namespace: of the arm's topics, "" for none.
         policy: what drove, as `policy_status` named it; "" if it did not.
         task, seed: what episodes of two policies are matched by; seed None: not known.
-        instruction: the last one.
+        instruction: the last one that the policy followed; without a policy, the last one that was given.
+        refused: one that came after it and was refused, escaped and shortened, and why; else "".
         note: whatever was given at the start.
         started_ns, ended_ns: [ns]; ended: why it ended.
         versions: of the software, by name.
@@ -87,6 +88,7 @@ class EpisodeInfo:
     task: str = ""
     seed: int | None = None
     instruction: str = ""
+    refused: str = ""
     note: str = ""
     started_ns: int = 0
     ended_ns: int = 0

@@ -22,6 +22,7 @@ from twinbrain_ros.data.bag import Bag, BagError, Message
 from twinbrain_ros.data.contract import COMPRESSED, in_namespace
 from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.frames import FrameBuilder, NotReady, Observation
+from twinbrain_ros.data.instructions import Instructions
 from twinbrain_ros.data.joint_parts import part_from_names
 from twinbrain_ros.data.messages import NS_PER_S, chunk_from_message, from_time, image_from_message
 from twinbrain_ros.data.problems import Problems
@@ -158,7 +159,6 @@ class RecordedFrames:
         self._due_ns: dict[int, int] = {}  # when their first step started
         self._cameras = camera_topics(bag, robot, self.namespace)
         self._joints = tuple(self.topic(name) for name in robot.topics.all_joint_states)
-        self._instruction = self.topic(robot.topics.instruction)
         self._mode = self.topic(robot.topics.control_mode)
         for name in (*self._cameras, *self._joints):
             if not bag.count(name):
@@ -290,14 +290,16 @@ class RecordedFrames:
         received, its topic and stamp, the instruction and the mode. before: told of each message's receipt
         while it is not added yet, with the instruction and the mode until then."""
         instruction, mode = "", Mode.HOLD
-        topics = [*self._cameras, *self._joints, self._instruction, self._mode]
+        instructions = Instructions(self.robot, self.namespace)
+        topics = [*self._cameras, *self._joints, *instructions.topics, self._mode]
         for message in self.bag.messages(topics):
             if before is not None:
                 before(message.log_ns, instruction, mode)
             try:
                 content = self.bag.decode(message)
-                if message.topic == self._instruction:
-                    instruction = content.data.strip()
+                if message.topic in instructions.topics:
+                    followed = instructions.read(message.topic, content)
+                    instruction = instruction if followed is None else followed
                 elif message.topic == self._mode:
                     mode = Mode(content.mode)
                 else:

@@ -50,7 +50,10 @@ class RecorderSettings:
 
 @dataclass(frozen=True)
 class RecorderState:
-    """What a recorder is doing: `counts` of the present episode, or of the last one."""
+    """What a recorder is doing: `counts` of the present episode, or of the last one.
+
+    An episode is recorded until its bag is whole; `closing`: it has ended, and the rest is being written.
+    """
 
     recording: bool
     bag: Path | None
@@ -58,6 +61,7 @@ class RecorderState:
     bytes_written: int
     queued_bytes: int
     counts: dict[str, TopicCounts]
+    closing: bool = False
 
 
 @dataclass
@@ -187,9 +191,12 @@ class Recorder:
             OSError: the bag cannot be made.
         """
         if self._episode is not None:
-            raise RecorderError(f"an episode is being recorded: {self._episode.bag.path}")
+            doing = "still being closed" if self._episode.ending else "being recorded"
+            raise RecorderError(f"an episode is {doing}: {self._episode.bag.path}")
         if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
             raise RecorderError(f"name: found {shown(name)}, expected the name of a new directory")
+        if not self._directory.is_dir():
+            raise RecorderError(f"{self._directory}: the folder is gone, expected it as it was at configure")
         if (free := self._free_bytes()) < self._settings.min_free_bytes:
             raise RecorderError(
                 f"{self._directory}: {free / 2**20:.0f} MiB are free, expected at least "
@@ -217,9 +224,19 @@ class Recorder:
         self._wake.set()
         return bag.path
 
-    def stop(self, info: EpisodeInfo | None, now_ns: int, discard: bool = False, why: str = STOPPED) -> Path:
-        """Ends the episode once all that has come is written; info: what is known of it now, None: as before.
+    def stop(
+        self,
+        info: EpisodeInfo | None,
+        now_ns: int,
+        discard: bool = False,
+        why: str = STOPPED,
+        wait: bool = True,
+    ) -> Path:
+        """Ends the episode once all that has come is written.
 
+        Args:
+            info: what is known of it now, None: as before.
+            wait: for the bag to be whole; else `state` says when it is, and `tell` what went wrong.
         Raises:
             RecorderError: none is being recorded, or it did not get to its end.
         """
@@ -233,6 +250,8 @@ class Recorder:
                 )
             episode.discard = discard
         self._end(episode, why, now_ns)
+        if not wait:
+            return episode.bag.path
         if not episode.done.wait(CLOSE_TIMEOUT_S):
             raise RecorderError(f"{episode.bag.path}: not closed within {CLOSE_TIMEOUT_S:g} s")
         if episode.failure:
@@ -276,7 +295,10 @@ class Recorder:
                 return RecorderState(False, None, 0.0, 0, self._queued_bytes, {})
             seconds = time.monotonic() - episode.started_s if running else 0.0
             written, counts = episode.bag.bytes_written, episode.counts()
-            return RecorderState(running, episode.bag.path, seconds, written, self._queued_bytes, counts)
+            closing = running and bool(episode.ending)
+            return RecorderState(
+                running, episode.bag.path, seconds, written, self._queued_bytes, counts, closing
+            )
 
     def close(self, now_ns: int) -> None:
         """Ends an episode that is being recorded, and the thread."""
@@ -301,8 +323,9 @@ class Recorder:
                 continue
             try:
                 flushed_s = self._work(episode, flushed_s)
-            except (OSError, WriterError) as error:
-                self._fail(episode, f"{episode.bag.path}: the recording broke off: {error}")
+            except Exception as error:  # a thread that ended here would record nothing any more
+                kind = "" if isinstance(error, OSError | WriterError) else f"{type(error).__name__}: "
+                self._fail(episode, f"{episode.bag.path}: the recording broke off: {kind}{error}")
 
     def _work(self, episode: _Episode, flushed_s: float) -> float:
         """Writes what waits, and ends the episode where it ends. Returns when it was last flushed [s]."""

@@ -15,6 +15,7 @@ from twinbrain_ros.data.bag import Bag, BagError, Message, open_bag
 from twinbrain_ros.data.contract import DRY_RUN, in_namespace
 from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.episode_info import SUCCESS
+from twinbrain_ros.data.instructions import Instructions
 from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
 from twinbrain_ros.data.messages import NS_PER_S, from_time, leads_to
 from twinbrain_ros.data.problems import Problems
@@ -58,6 +59,7 @@ class _Reading:
         self.info = bag.episode
         self.problems = Problems()
         self.namespace = namespace_of(bag, robot) if namespace is None else namespace
+        self._instructions = Instructions(robot, self.namespace)
         self._merger = JointMerger(robot)
         self.chunks: Counter[str] = Counter(dict.fromkeys(("published", *OUTCOMES), 0))
         self.inference_ms: list[float] = []
@@ -88,11 +90,14 @@ class _Reading:
             **dict.fromkeys(names.all_joint_states, self._on_joints),
             names.control_mode: self._on_mode,
             names.intervention: self._on_intervention,
-            names.instruction: self._on_instruction,
             names.policy_status: self._on_policy,
         }
         handlers = {in_namespace(self.namespace, name): handler for name, handler in full.items()}
-        return {**handlers, commands: self._on_command}
+        return {
+            **handlers,
+            **dict.fromkeys(self._instructions.topics, self._on_instruction),
+            commands: self._on_command,
+        }
 
     def figures(self, details: bool) -> EpisodeFigures:
         handlers = self._handlers()
@@ -234,9 +239,15 @@ class _Reading:
                 self.events[i] = Event(event.time_s, event.kind, event.text, until_s)
                 return
 
-    def _on_instruction(self, message: Message, text: Any) -> None:
-        self.instruction = text.data.strip()
-        self.events.append(Event(self._time(message.log_ns), figures.INSTRUCTION, self.instruction))
+    def _on_instruction(self, message: Message, content: Any) -> None:
+        followed = self._instructions.read(message.topic, content)
+        refused = getattr(content, "refused", "")  # by the policy, which alone says what it follows
+        if refused:
+            text = f"refused: {refused}: {content.reason}"
+            self.events.append(Event(self._time(message.log_ns), figures.INSTRUCTION, text))
+        elif followed or (followed is not None and hasattr(content, "data")):
+            self.instruction = followed
+            self.events.append(Event(self._time(message.log_ns), figures.INSTRUCTION, self.instruction))
 
     def _on_policy(self, message: Message, status: Any) -> None:
         # Bags of earlier versions do not say.

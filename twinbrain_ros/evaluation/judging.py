@@ -17,6 +17,7 @@ from twinbrain_ros.data.bag import METADATA, Bag, BagError, Message, open_bag
 from twinbrain_ros.data.contract import in_namespace
 from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.episode_info import FAILURE, JUDGE, SUCCESS, Verdict
+from twinbrain_ros.data.instructions import Instructions
 from twinbrain_ros.data.recorded import camera_topics, namespace_of, recorded_image, robot_of
 from twinbrain_ros.evaluation.comparison import cohens_kappa
 from twinbrain_ros.evaluation.statistics import wilson_interval
@@ -156,10 +157,10 @@ def read_ends(bag: Bag, robot: RobotFile, cameras: Sequence[str], namespace: str
     info = bag.episode
     inner = namespace_of(bag, robot) if namespace is None else namespace
     streams = _streams(bag, robot, cameras, inner)
-    instruction_topic = in_namespace(inner, robot.topics.instruction)
+    instructions = Instructions(robot, inner)
     mode_topic = in_namespace(inner, robot.topics.control_mode)
     instruction, driven, within = info.instruction, False, True
-    for message in bag.messages([*streams, instruction_topic, mode_topic]):
+    for message in bag.messages([*streams, *instructions.topics, mode_topic]):
         if message.topic == mode_topic:
             drives = int(bag.decode(message).mode) == Mode.AUTONOMY
             if drives and not driven:
@@ -167,8 +168,10 @@ def read_ends(bag: Bag, robot: RobotFile, cameras: Sequence[str], namespace: str
                     stream.clear()
             driven = driven or drives
             within = drives or not driven
-        elif message.topic == instruction_topic:
-            instruction = info.instruction or bag.decode(message).data.strip()
+        elif message.topic in instructions.topics:
+            followed = instructions.read(message.topic, bag.decode(message))
+            if followed is not None:
+                instruction = info.instruction or followed
         elif within:
             streams[message.topic].add(bag, message)
     first, last = {}, {}

@@ -15,6 +15,7 @@ from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import BagError
 from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.frames import Observation
+from twinbrain_ros.data.instructions import Instructions
 from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
 from twinbrain_ros.data.messages import NS_PER_S, from_time, told_finger_m
 from twinbrain_ros.data.recorded import RecordedFrames
@@ -83,11 +84,12 @@ class Track:
     def _read(self) -> Iterator[None]:
         bag, names, topic = self._frames.bag, self._robot.topics, self._frames.topic
         joints = [topic(name) for name in names.all_joint_states]
-        mode, words = topic(names.control_mode), topic(names.instruction)
+        mode = topic(names.control_mode)
+        instructions = Instructions(self._robot, self._frames.namespace)
         # Of the other interface the command is in the driver's units.
         told = self._robot.command_interface == "joint_trajectory"
         gripper = topic(names.gripper_trajectory)
-        for message in bag.messages([*joints, mode, words, *([gripper] if told else [])]):
+        for message in bag.messages([*joints, mode, *instructions.topics, *([gripper] if told else [])]):
             try:
                 content = bag.decode(message)
                 if message.topic in joints:
@@ -96,8 +98,8 @@ class Track:
                     self._on_gripper(content)
                 elif message.topic == mode:
                     self._on_change(self.modes, from_time(content.header.stamp), Mode(content.mode))
-                else:
-                    self._on_change(self.instructions, max(self.newest_ns, 0), content.data.strip())
+                elif (followed := instructions.read(message.topic, content)) is not None:
+                    self._on_change(self.instructions, max(self.newest_ns, 0), followed)
             except (FrameError, BagError, AttributeError, ValueError, IndexError) as error:
                 if message.topic == gripper:
                     self._frames.problems.add(f"{gripper}/{type(error).__name__}", f"{gripper}: {error}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 
@@ -20,6 +24,10 @@ from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 from twinbrain_ros.text import sentence
 
 DIAGNOSTICS_PERIOD_S = 1.0
+LOOK_S = 0.1
+CLOCK_WITHIN_S = 2.0
+
+Result = TypeVar("Result")
 
 
 class TwinBrainNode(LifecycleNode):
@@ -42,6 +50,11 @@ class TwinBrainNode(LifecycleNode):
 
     def __init__(self, name: str, **node_arguments: Any) -> None:
         super().__init__(name, **node_arguments)
+        # While a transition takes its time (`meanwhile`), the state can be asked for.
+        group = ReentrantCallbackGroup()
+        for service in _lifecycle_services(self):
+            service.callback_group = group
+            group.add_entity(service)
         self.health = Health(time.monotonic)
         self.phase = "unconfigured"
         self.robot: RobotFile | None = None
@@ -53,6 +66,7 @@ class TwinBrainNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._judge_changes)
         self.add_post_set_parameters_callback(lambda changes: self._guarded(self._take_changes)(changes))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        self._born_s = time.monotonic()
         # Not the ROS clock: a simulation that is paused or reset must not silence the watchdogs.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._guarded(self._diagnose), clock=self._steady)
@@ -127,6 +141,53 @@ class TwinBrainNode(LifecycleNode):
         """A timer that lasts until deactivation; it runs by a steady clock."""
         self._timers_made.append(self.create_timer(period_s, self._guarded(callback), clock=self._steady))
 
+    def meanwhile(self, work: Callable[[], Result], look: Callable[[], None]) -> Result:
+        """Does what takes long in a thread of its own; calls (lifecycle, parameters) are answered meanwhile.
+
+        Only for `setup`, before anything is subscribed to: nothing but the node's own callbacks runs.
+
+        Args:
+            work: its result is returned, and what it raises is raised.
+            look: called now and then while it works.
+        """
+        done: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                done.put((work(), None))
+            except BaseException as error:
+                done.put((None, error))
+
+        # A daemon, so that what hangs cannot keep the process from ending.
+        threading.Thread(target=run, name="setup", daemon=True).start()
+        usual, own = self.executor, SingleThreadedExecutor(context=self.context)
+        own.add_node(self)
+        try:
+            while done.empty():
+                own.spin_once(timeout_sec=LOOK_S)
+                look()
+        finally:
+            own.remove_node(self)
+            own.shutdown()
+            if usual is not None:
+                usual.add_node(self)
+        result, error = done.get()
+        if error is not None:
+            raise error
+        return cast(Result, result)
+
+    def clock_problem(self) -> str:
+        """Why the node has no time; "" if it has."""
+        waited = time.monotonic() - self._born_s > CLOCK_WITHIN_S
+        if waited and self.value("use_sim_time") and not self.now_ns():
+            return "use_sim_time is true, and nothing has arrived on /clock: expected a simulator there"
+        return ""
+
+    def watch(self, period_s: float, callback: Callable[[], None]) -> None:
+        """A timer that lasts until cleanup; it runs by a steady clock."""
+        timer: Any = self.create_timer(period_s, self._guarded(callback), clock=self._steady)
+        self._made.append((self.destroy_timer, timer))
+
     def report(self, cause: str, message: str, level: Level = Level.ERROR) -> None:
         """Notes a problem; on its first time it goes to the log and, at once, to /diagnostics."""
         message = sentence(message)
@@ -156,11 +217,15 @@ class TwinBrainNode(LifecycleNode):
         self._diagnostics.publish(message)
 
     def _diagnose(self) -> None:
+        if problem := self.clock_problem():
+            self.report("clock", problem)
+        else:
+            self.health.clear("clock")
         self.check()
         self.publish_diagnostics()
 
     def _guarded(self, callback: Callable[..., Any]) -> Callable[..., None]:
-        """An unexpected exception in a callback is a problem to report, not the end of the node."""
+        """The same, but an unexpected exception in it is a problem to report, not the end of the node."""
         cause = f"internal/{getattr(callback, '__name__', 'callback')}"
 
         def run(*arguments: Any) -> None:
@@ -284,3 +349,9 @@ class TwinBrainNode(LifecycleNode):
         super().destroy_node()
         # rclpy leaves these to the last reference; until then clients take the node for ready, and wait.
         self._state_machine.destroy_when_not_in_use()
+
+
+def _lifecycle_services(node: LifecycleNode) -> list[Any]:
+    """rclpy (9.1) has no other way to them: a LifecycleNode does not take a callback group for them."""
+    names = ("change_state", "get_state", "get_available_states", "get_available_transitions")
+    return [getattr(node, f"_service_{name}") for name in (*names, "get_transition_graph")]

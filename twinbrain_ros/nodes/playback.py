@@ -25,6 +25,7 @@ import rclpy
 from rclpy.duration import Duration
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
 
 from twinbrain_ros.data.bag import Bag, Message
 from twinbrain_ros.data.contract import (
@@ -113,12 +114,18 @@ class Playback:
         self._latched = {topic.name for topic in recorded_topics(robot, namespace) if topic.latched}
         self._latched |= {name for name, topic in bag.topics.items() if topic.latched}
         filled = {name: topic for name, topic in bag.topics.items() if topic.count}
-        self._kinds: dict[str, Any] = {}
+        # Where a policy drove, what was said is recorded as that policy took it.
+        self._said = in_namespace(namespace, robot.topics.instruction)
+        self._followed = in_namespace(namespace, robot.topics.instruction_in_force)
+        says = self._followed in filled and self._said not in filled
+        self._kinds: dict[str, Any] = {self._said: String} if says else {}
         self._withheld = sorted(name for name in filled if not all_topics and name not in wanted)
         for name, topic in filled.items():
             if name not in self._withheld:
                 self._add_kind(name, topic.type)
-        self.total = sum(filled[name].count for name in self._kinds)
+        read = {*self._kinds, self._followed} if says else set(self._kinds)
+        self._read = read & set(filled)
+        self.total = sum(filled[name].count for name in self._read)
 
     def _add_kind(self, name: str, kind: str) -> None:
         try:
@@ -180,17 +187,26 @@ class Playback:
             return at_ns - recorded_ns if self._rate == 1 else round((at_ns - recorded_ns) / self._rate)
 
         headed = {name for name, kind in self._kinds.items() if begins_with_header(kind)}
-        for message in self._bag.messages(self._kinds):
+        for message in self._bag.messages(self._read):
             data = message.data
             if message.topic in headed and not self._keep_stamps:
                 data = self._moved(message, lambda stamp_ns: now_ns + later(stamp_ns))
             while (wait_ns := start_ns + later(message.log_ns) - time.monotonic_ns()) > 0:
                 time.sleep(wait_ns / NS_PER_S)
-            self._publishers[message.topic].publish(data)
-            self.played[message.topic] += 1
+            if message.topic == self._followed and self._said not in self._read:
+                self._say(message)
+            if message.topic in self._publishers:
+                self._publishers[message.topic].publish(data)
+                self.played[message.topic] += 1
             on_message()
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_S))
+
+    def _say(self, message: Message) -> None:
+        text = self._bag.decode(message).text
+        if text:
+            self._publishers[self._said].publish(String(data=text))
+            self.played[self._said] += 1
 
     def _moved(self, message: Message, to_stamp: Callable[[int], int]) -> bytes:
         data = restamped(message.data, to_stamp)

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import String
 
 from twinbrain_ros.control.realtime import RealTimeGuide
 from twinbrain_ros.control.timing import to_ns
@@ -40,26 +39,26 @@ from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.nodes.asking import Asking
 from twinbrain_ros.nodes.base import TwinBrainNode
 from twinbrain_ros.nodes.health import Level
+from twinbrain_ros.nodes.instructions import Instructions
 from twinbrain_ros.nodes.parameters import Declared
-from twinbrain_ros.nodes.policy_parameters import (
-    PARAMETERS,
+from twinbrain_ros.nodes.policy_loading import (
+    Loading,
     LoadPolicy,
     MakeGeneralist,
     generalist_of,
     load_policy,
 )
+from twinbrain_ros.nodes.policy_parameters import PARAMETERS
 from twinbrain_ros.nodes.policy_worker import Answer, Policy, PolicyWorker, Request
 from twinbrain_ros.nodes.runner import run_node
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
 from twinbrain_ros.srv import Ask
-from twinbrain_ros.text import sentence, shown
+from twinbrain_ros.text import sentence
 
 INFERENCE = "inference_ms"
 LEFT_AGE = "left_age_ms"
-MAX_INSTRUCTION_CHARACTERS = 2000
-SHOWN_CHARACTERS = 60  # of a refused instruction, in messages
 STATUS_HZ = 20.0
 
 
@@ -77,12 +76,13 @@ class PolicyNode(TwinBrainNode):
         super().__init__("policy_node", **node_arguments)
         self._load, self._make_generalist = load, generalist
         self._policy: Policy | None = None
+        self._loading: Loading | None = None
         self._worker: PolicyWorker | None = None
         self._frames: FrameBuilder | None = None
         self._asking: Asking | None = None
         self._answered = self.create_guard_condition(self._guarded(self._take_answers))
         self._said = self.create_guard_condition(self._guarded(self._take_said))
-        self._instruction = ""
+        self._instructions: Instructions | None = None
         self._not_ready = ""  # why there was no observation when last looked
         self._sequence = 0
 
@@ -94,13 +94,9 @@ class PolicyNode(TwinBrainNode):
             raise ValueError(
                 f"execution_steps is {steps}, expected at most the horizon {robot.action.horizon}"
             )
-        wanted = [self.value(name) for name in ("checkpoint", "device", "threads", "dtype")]
-        policy = self._load(*wanted)
-        policy.check_robot(robot)
-        policy.left_period_s = float(self.value("left_period_s"))
-        policy.guidance = float(self.value("guidance"))
-        policy.warm_up({camera.name: (camera.height, camera.width) for camera in robot.cameras})
-        self._policy = policy
+        self._instructions = Instructions(self, robot)
+        self._status_out = self.advertise(PolicyStatus, robot.topics.policy_status, qos.COMMAND)
+        policy = self._policy = self._loaded(robot)
         # Frames come in a fixed rhythm: the one nearest to the wanted time is taken, not the one after it.
         half_a_frame_s = 0.5 / max(camera.rate_hz for camera in robot.cameras)
         self._replan_ns = to_ns(steps * robot.action.period_s - half_a_frame_s)
@@ -108,15 +104,28 @@ class PolicyNode(TwinBrainNode):
         self._frames, self._frozen = FrameBuilder(robot, kinematics), FrozenCameras()
         self._merger = JointMerger(robot, to_ns(RESTART_S))
         self._guide = RealTimeGuide(robot, kinematics) if self.value("real_time") else None
-        self._instruction = ""
         self._forget()
         self._seeds = np.random.default_rng(int(self.value("seed")))
         self._chunk_out = self.advertise(ActionChunkMessage, robot.topics.action_chunk, qos.COMMAND)
-        self._status_out = self.advertise(PolicyStatus, robot.topics.policy_status, qos.COMMAND)
         self.subscribe(ChunkStatus, robot.topics.chunk_status, self._on_chunk_status, qos.STATUS)
         self._asking = Asking(self._make_generalist(policy), self._look, self._said.trigger)
         self._asking.hold_back(self.serve(Ask, "ask", self._asking.on_ask))
         self._listen(robot)
+
+    def _loaded(self, robot: RobotFile) -> Policy:
+        wanted = tuple(self.value(name) for name in ("checkpoint", "device", "threads", "dtype"))
+        loading = self._loading = Loading(self._load, wanted, self._say)
+        settings = {name: float(self.value(name)) for name in ("left_period_s", "guidance")}
+        sizes = {camera.name: (camera.height, camera.width) for camera in robot.cameras}
+        try:
+            policy = self.meanwhile(lambda: loading.run(robot, settings, sizes), loading.look)
+        finally:
+            self._loading = None
+        loading.done(policy)
+        return policy
+
+    def _say(self, line: str) -> None:
+        self.get_logger().info(line)
 
     def _listen(self, robot: RobotFile) -> None:
         for camera in robot.cameras:
@@ -130,7 +139,8 @@ class PolicyNode(TwinBrainNode):
         for topic in robot.topics.all_joint_states:
             self.subscribe(JointState, topic, self._on_joints, qos.SENSOR_IN)
         self.health.count("joint_states_repeated", 0)
-        self.subscribe(String, robot.topics.instruction, self._on_instruction, qos.LATCHED)
+        assert self._instructions is not None and self._policy is not None
+        self._instructions.listen(self._policy.prompts, self._on_instruction)
 
     def start(self) -> None:
         assert self._policy is not None and self.robot is not None
@@ -161,12 +171,20 @@ class PolicyNode(TwinBrainNode):
             self.report("ask/hung", "the generalist did not come back in time and was left behind")
         self._policy = None
         self._frames = None
+        instructions, self._instructions = self._instructions, None
+        if instructions is not None:
+            instructions.close()
 
     def _forget(self) -> None:
         """Nothing has been answered yet: the next complete observation is due at once."""
         self._seen_ns = -1  # stamp of the newest observation that was complete
         self._asked_ns = -1  # stamp of the last one that the policy was run on
         self._due_at_once = True
+
+    @property
+    def instruction(self) -> str:
+        """What is to be done; "" if there is nothing."""
+        return self._instructions.text if self._instructions is not None else ""
 
     # In ---------------------------------------------------------------------------------------------
 
@@ -202,40 +220,15 @@ class PolicyNode(TwinBrainNode):
         elif (whole := self._merger.add(part)) is not None:
             self._frozen.add_arm(whole[0], whole[1][:-1])
 
-    def _on_instruction(self, message: String) -> None:
-        """A refused instruction leaves none: the old one is not what is wanted any more."""
-        if self._policy is None:
-            return
-        text = message.data.strip()
-        try:
-            self._check_instruction(text)
-        except ValueError as error:
-            self._instruction = ""
-            self.report("instruction", f"refused, the arm will hold: {error}")
-            return
-        self.health.clear("instruction")
-        if text != self._instruction:
-            self.get_logger().info(f"instruction: {shown(text)}")
-            self._due_at_once = True
-        self._instruction = text
-
-    def _check_instruction(self, text: str) -> None:
-        assert self._policy is not None
-        if not text:
-            raise ValueError("instruction: found an empty text, expected words")
-        if len(text) > MAX_INSTRUCTION_CHARACTERS:
-            raise ValueError(
-                f"instruction: found {len(text)} characters ({text[:SHOWN_CHARACTERS]!r}...), "
-                f"expected at most {MAX_INSTRUCTION_CHARACTERS}"
-            )
-        self._policy.prompts(text)
+    def _on_instruction(self) -> None:
+        self._due_at_once = True
 
     # The policy -------------------------------------------------------------------------------------
 
     def _consider(self) -> None:
         """Runs the policy if an observation has just become complete and a chunk is due."""
         assert self._frames is not None
-        if self._worker is None or self._worker.busy or not self._instruction:
+        if self._worker is None or self._worker.busy or not self.instruction:
             return
         result = self._frames.build(self.now_ns())
         if isinstance(result, NotReady) or result.stamp_ns == self._seen_ns or self._frozen.problem():
@@ -252,10 +245,10 @@ class PolicyNode(TwinBrainNode):
             self.health.count(f"frames_used/{name}")
         noise_seed = int(self._seeds.integers(2**63))
         guided = self._guide and self._guide.guide(
-            observation.stamp_ns, observation.arm_positions, self._instruction
+            observation.stamp_ns, observation.arm_positions, self.instruction
         )
         guide, sequence = guided or (None, 0)
-        worker.ask(Request(observation, self._instruction, noise_seed, guide, sequence))
+        worker.ask(Request(observation, self.instruction, noise_seed, guide, sequence))
 
     def _take_answers(self) -> None:
         """Publishes what the worker has, unless the instruction it follows is gone."""
@@ -265,7 +258,7 @@ class PolicyNode(TwinBrainNode):
         if answer.error is not None:
             self.report("policy", f"no chunk: {answer.error}")
             return
-        if answer.request.instruction != self._instruction:
+        if answer.request.instruction != self.instruction:
             return
         self.health.clear("policy")
         self._publish(answer)
@@ -318,19 +311,24 @@ class PolicyNode(TwinBrainNode):
     def _beat(self) -> None:
         assert self._frames is not None
         result = self._frames.build(self.now_ns())
+        seen_ns = 0 if isinstance(result, NotReady) else result.stamp_ns
+        self._publish_status(self.clock_problem() or self._problem(result), seen_ns)
+
+    def _publish_status(self, problem: str, seen_ns: int = 0) -> None:
         message = PolicyStatus(
-            problem=sentence(self._problem(result)), busy_s=self._worker_busy_s(), policy=self._policy_name()
+            problem=sentence(problem),
+            busy_s=self._worker_busy_s(),
+            policy=self._policy_name(),
+            observation_stamp=convert.to_time(seen_ns),
         )
         message.header.stamp = self.get_clock().now().to_msg()
-        if not isinstance(result, NotReady):
-            message.observation_stamp = convert.to_time(result.stamp_ns)
         self._status_out.publish(message)
 
     def _problem(self, result: Observation | NotReady) -> str:
         """Why there is nothing to act on; empty if there is."""
         if isinstance(result, NotReady):
             return result.message
-        return self._frozen.problem() or ("" if self._instruction else "there is no instruction")
+        return self._frozen.problem() or ("" if self.instruction else "there is no instruction")
 
     def _policy_name(self) -> str:
         return self._policy.name if self._policy is not None else ""
@@ -350,6 +348,8 @@ class PolicyNode(TwinBrainNode):
 
     def check(self) -> None:
         """A camera that has gone silent makes no event: look at what the frames say."""
+        if self._loading is not None:
+            self._publish_status(str(self._loading))
         if self.phase != "active" or self._frames is None:
             return
         result = self._frames.build(self.now_ns())
@@ -366,7 +366,9 @@ class PolicyNode(TwinBrainNode):
         self._not_ready = cause
 
     def condition(self) -> str:
-        waiting = self.phase == "active" and not self._instruction
+        if self._loading is not None:
+            return f"{self.phase}, {self._loading}"
+        waiting = self.phase == "active" and not self.instruction
         return "active, waiting for an instruction" if waiting else self.phase
 
 

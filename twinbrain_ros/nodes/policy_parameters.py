@@ -1,45 +1,8 @@
-"""The policy node's parameters, and how it comes to its policy."""
+"""The policy node's parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from twinbrain_ros.nodes.asking import Generalist
 from twinbrain_ros.nodes.parameters import Declared
-from twinbrain_ros.nodes.policy_worker import Policy
-from twinbrain_ros.resources import demo_checkpoint
-
-LoadPolicy = Callable[[str, str, int, str], Policy]
-MakeGeneralist = Callable[[Policy], Generalist | None]
-
-
-def load_policy(checkpoint: str, device: str, threads: int, dtype: str) -> Policy:
-    """Loads a TwinBrain checkpoint ("" is the demo's). Imports torch, and therefore only here.
-
-    Raises:
-        ValueError: the checkpoint, the device or the dtype cannot be used.
-    """
-    import torch
-
-    from twinbrain_ros.brain.policy import TwinBrainPolicy
-
-    torch.set_num_threads(threads)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device is {device!r}, expected one that torch can use: {error}") from error
-    return TwinBrainPolicy.from_pretrained(
-        checkpoint or demo_checkpoint(), device=device, dtype=dtype or None
-    )
-
-
-def generalist_of(policy: Policy) -> Generalist | None:
-    """The left brain of a TwinBrain policy, to be asked; None for any other policy."""
-    from twinbrain_ros.brain.generalist import Generalist
-    from twinbrain_ros.brain.policy import TwinBrainPolicy
-
-    return Generalist(policy) if isinstance(policy, TwinBrainPolicy) else None
-
 
 PARAMETERS: tuple[Declared, ...] = (
     Declared("checkpoint", "", "Directory of a TwinBrain checkpoint; empty takes the demo's."),

@@ -21,6 +21,10 @@ SENSOR_OUT = _profile(5)
 SENSOR_IN = _profile(5, ReliabilityPolicy.BEST_EFFORT)
 # What a node that comes late must still get: the instruction, the mode, the robot's description.
 LATCHED = _profile(1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Instructions are heard from whoever says them: a default publisher, one that is latched, one of best effort.
+SAID = _profile(10)
+SAID_LATCHED = _profile(10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+SAID_BEST_EFFORT = _profile(10, ReliabilityPolicy.BEST_EFFORT)
 # Only the newest command or chunk counts; an older one that waits in a queue must never be executed.
 COMMAND = _profile(1)
 # Each of them matters: an emergency stop, a button.

@@ -61,6 +61,17 @@ class RawTopics:
                 problems.append(f"{topic.name}: not recorded: {error}")
         return problems
 
+    def drop(self, topic: Topic) -> None:
+        """Listens to this one no more; nothing happens if it does not."""
+        subscription = self._subscriptions.pop(topic.name, None)
+        if subscription is not None:
+            self._node.destroy_subscription(subscription)
+        self._looser = [other for other in self._looser if other.name != topic.name]
+
+    def listens(self, topic: Topic) -> bool:
+        """Whether it is subscribed to."""
+        return topic.name in self._subscriptions
+
     def adapt(self) -> None:
         """Asks for less where a publisher offers less than was asked for; to be called now and then."""
         looser, self._looser = self._looser, []

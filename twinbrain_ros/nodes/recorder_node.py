@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,17 +23,18 @@ from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from twinbrain_ros.data.contract import Topic, in_namespace, recorded_topics
+from twinbrain_ros.data.contract import STRING, Topic, in_namespace, recorded_topics
 from twinbrain_ros.data.episode_info import EpisodeInfo, InfoError, Verdict
-from twinbrain_ros.data.recorder import Recorder, RecorderSettings
+from twinbrain_ros.data.recorder import Recorder, RecorderError, RecorderSettings
 from twinbrain_ros.evaluation.machine import package_versions
-from twinbrain_ros.msg import ControlMode, EpisodeStatus, PolicyStatus
+from twinbrain_ros.msg import ControlMode, EpisodeStatus, InstructionInForce, PolicyStatus
 from twinbrain_ros.nodes import qos
 from twinbrain_ros.nodes.base import TwinBrainNode
 from twinbrain_ros.nodes.health import Level
 from twinbrain_ros.nodes.image_compression import FORMATS, ImageCompression
 from twinbrain_ros.nodes.parameters import Declared
-from twinbrain_ros.nodes.raw_topics import RawTopics
+from twinbrain_ros.nodes.raw_topics import RawTopics, message_class
+from twinbrain_ros.nodes.recorder_instructions import EpisodeInstructions
 from twinbrain_ros.nodes.recorder_parameters import MIB, PARAMETERS
 from twinbrain_ros.nodes.runner import run_node
 from twinbrain_ros.robot.robot_file import RobotFile
@@ -40,6 +42,7 @@ from twinbrain_ros.srv import LabelEpisode, StartEpisode
 from twinbrain_ros.text import sentence
 
 STATUS_S = 1.0
+AGAIN_S = 1.0  # so often it is tried to begin an episode that could not be begun
 ADAPT_S = 0.2
 PERSON = "person"
 NICENESS = 10
@@ -56,7 +59,11 @@ class RecorderNode(TwinBrainNode):
         self._raw: RawTopics | None = None
         self._begun = EpisodeInfo()
         self._problems: list[str] = []  # told by the writing thread
-        self._newest: dict[str, bytes] = {}  # of the topics that say what an episode is about
+        self._mode: ControlMode | None = None
+        self._policy = ""
+        self._owed = False  # whether an episode is to begin as soon as it can
+        self._tried_s = 0.0
+        self._was_recording = False
 
     # Lifecycle --------------------------------------------------------------------------------------
 
@@ -65,7 +72,9 @@ class RecorderNode(TwinBrainNode):
         if kind not in FORMATS:
             raise ValueError(f"image_compression is {kind!r}, expected one of {', '.join(FORMATS)}")
         namespace = self.get_namespace()
-        topics = recorded_topics(robot, namespace)
+        said = in_namespace(namespace, robot.topics.instruction)
+        topics = [topic for topic in recorded_topics(robot, namespace) if topic.name != said]
+        self._said = Topic(said, STRING, latched=True)
         if kind != FORMATS[0]:
             made = {topic.name for topic in topics if topic.type.endswith("/Image")}
             topics = [topic for topic in topics if topic.name.rpartition("/")[0] not in made]
@@ -79,17 +88,26 @@ class RecorderNode(TwinBrainNode):
         transform = None if kind == FORMATS[0] else ImageCompression(kind, int(self.value("jpeg_quality")))
         directory = Path(self.value("directory")).expanduser().resolve()
         self._recorder = Recorder(directory, settings, self._problems.append, transform)
-        names = robot.topics
-        about = (names.instruction, names.policy_status, names.control_mode)
-        self._about = {in_namespace(namespace, topic): topic for topic in about}
-        self._newest.clear()
+        self._read_about = {
+            in_namespace(namespace, topic): read
+            for topic, read in (
+                (robot.topics.instruction, self._on_said),
+                (robot.topics.instruction_in_force, self._on_in_force),
+                (robot.topics.policy_status, self._on_policy_status),
+                (robot.topics.control_mode, self._on_control_mode),
+            )
+        }
+        self._instructions = EpisodeInstructions(time.monotonic())
+        # Now, as long as they are there.
+        self._robot_file, self._urdf = robot.path.read_text(encoding="utf-8"), robot.urdf()
+        self._mode, self._policy = None, ""
         self._status_out = self.advertise(EpisodeStatus, "episode", qos.LATCHED)
         self.serve(StartEpisode, "episode/start", self._on_start)
         self.serve(Trigger, "episode/stop", self._on_stop)
         self.serve(Trigger, "episode/discard", self._on_discard)
         self.serve(LabelEpisode, "episode/label", self._on_label)
         self.health.count("episodes", 0)
-        self._raw = RawTopics(self, self._on_raw)
+        self._raw = RawTopics(self, self._guarded(self._on_raw))
         for problem in self._raw.listen(topics):
             self.report(f"topic/{problem.partition(':')[0]}", problem, Level.WARN)
 
@@ -101,7 +119,7 @@ class RecorderNode(TwinBrainNode):
 
     def stop(self) -> None:
         if self._recorder is not None and self._recorder.state().recording:
-            self._end_episode("the node was deactivated")
+            self._try_to_end("the node was deactivated", wait=True)
 
     def teardown(self) -> None:
         raw, self._raw = self._raw, None
@@ -109,7 +127,10 @@ class RecorderNode(TwinBrainNode):
             raw.close()
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
-            recorder.close(self.now_ns())
+            try:
+                recorder.close(self.now_ns())
+            except RecorderError as error:
+                self.report("recording", str(error))
 
     # In ---------------------------------------------------------------------------------------------
 
@@ -121,26 +142,64 @@ class RecorderNode(TwinBrainNode):
         publisher = information["publisher_gid"]["data"] if information.get("publisher_gid") else b""
         sequence = information.get("publication_sequence_number")
         self._recorder.take(topic, log_ns, data, publisher, sequence)
-        about = self._about.get(topic.name)
-        if about is None:
+        read = self._read_about.get(topic.name)
+        if read is None:
             return
-        self._newest[about] = data
-        assert self.robot is not None
-        if about == self.robot.topics.control_mode and self.phase == "active":
+        try:
+            message = deserialize_message(data, message_class(topic.type))
+        except Exception as error:  # of the middleware's, of many kinds
+            problem = f"{topic.name}: found {len(data)} bytes that are no {topic.type}: {error}"
+            self.report(f"message{topic.name}", problem)
+            return
+        self.health.clear(f"message{topic.name}")
+        read(message)
+
+    def _on_said(self, message: String) -> None:
+        self._instructions.on_said(message.data)
+
+    def _on_in_force(self, message: InstructionInForce) -> None:
+        self._instructions.on_in_force(message)
+
+    def _on_policy_status(self, message: PolicyStatus) -> None:
+        self._policy = message.policy
+
+    def _on_control_mode(self, message: ControlMode) -> None:
+        self._mode = message
+        if self.phase == "active":
             self._follow()
 
     def _follow(self) -> None:
         """Begins and ends episodes with autonomy; a person who takes over in between belongs to it."""
-        assert self._recorder is not None and self.robot is not None
-        newest = self._newest.get(self.robot.topics.control_mode)
-        if newest is None or not self.value("auto"):
+        assert self._recorder is not None
+        mode, state = self._mode, self._recorder.state()
+        if mode is None or not self.value("auto"):
             return
-        mode = deserialize_message(newest, ControlMode)
-        recording = self._recorder.state().recording
+        recording = state.recording and not state.closing
         if mode.mode == ControlMode.AUTONOMY and not recording:
+            self._try_to_begin()
+        elif mode.mode not in (ControlMode.AUTONOMY, ControlMode.TELEOP):
+            self._owed = False
+            self.health.clear("episode")
+            if recording:
+                self._try_to_end(sentence(f"nobody drives: {mode.reason}"), wait=False)
+
+    def _try_to_begin(self) -> None:
+        """Begins an episode, now or as soon as it can be."""
+        assert self._recorder is not None
+        self._owed = True
+        if self._recorder.state().closing:
+            return  # as soon as that is done
+        self._tried_s = time.monotonic()
+        try:
             self._begin_episode("", EpisodeInfo(note="started with autonomy"))
-        elif mode.mode not in (ControlMode.AUTONOMY, ControlMode.TELEOP) and recording:
-            self._end_episode(sentence(f"nobody drives: {mode.reason}"))
+        except (ValueError, OSError) as error:
+            self.report("episode", f"autonomy is not recorded: {error}")
+
+    def _try_to_end(self, why: str, wait: bool) -> None:
+        try:
+            self._end_episode(why, wait=wait)
+        except (ValueError, OSError) as error:
+            self.report("recording", str(error))
 
     # Episodes ---------------------------------------------------------------------------------------
 
@@ -149,34 +208,36 @@ class RecorderNode(TwinBrainNode):
         now = datetime.now(timezone.utc)
         arm = self.get_namespace().strip("/").replace("/", "_") or self.robot.name
         name = name or f"{arm}_{now:%Y-%m-%d_%H-%M-%S}_{now.microsecond // 1000:03d}"
+        self._instructions.begin()
         path = self._recorder.start(name, self._known(info), self.now_ns())
-        self._begun = info  # what it was started with
+        self._begun, self._owed = info, False
+        self.health.clear("episode")
+        self.health.clear("recording")
         self.health.count("episodes")
         self.get_logger().info(f"recording {path}")
         self._tell()
         return path
 
-    def _end_episode(self, why: str, discard: bool = False) -> Path:
+    def _end_episode(self, why: str, wait: bool = True) -> Path:
         assert self._recorder is not None
-        path = self._recorder.stop(self._known(self._begun), self.now_ns(), discard, why)
-        self.get_logger().info(f"{'discarded' if discard else 'recorded'} {path}: {why}")
+        path = self._recorder.stop(self._known(self._begun), self.now_ns(), why=why, wait=wait)
+        self._was_recording = not wait
+        self.get_logger().info(f"recorded {path}: {why}")
         self._tell()
         return path
 
     def _known(self, info: EpisodeInfo) -> EpisodeInfo:
         """The same with what the topics and the robot file say."""
         assert self.robot is not None
-        names = self.robot.topics
-        said = self._newest.get(names.instruction)
-        alive = self._newest.get(names.policy_status)
         return dataclasses.replace(
             info,
             robot=self.robot.name,
-            robot_file=self.robot.path.read_text(encoding="utf-8"),
-            urdf=self.robot.urdf(),
+            robot_file=self._robot_file,
+            urdf=self._urdf,
             namespace=self.get_namespace().strip("/"),
-            policy=deserialize_message(alive, PolicyStatus).policy if alive else "",
-            instruction=deserialize_message(said, String).data if said else "",
+            policy=self._policy,
+            instruction=self._instructions.followed,
+            refused=self._instructions.refused,
             versions=package_versions(),
         )
 
@@ -190,11 +251,13 @@ class RecorderNode(TwinBrainNode):
             response.bag, response.message = response.message, ""
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        self._owed = False
         self._serve(response, lambda: self._end_episode("stopped"))
 
     def _on_discard(self, request: Trigger.Request, response: Trigger.Response) -> None:
         def discard() -> Path:
             assert self._recorder is not None
+            self._owed = self._was_recording = False
             return self._recorder.discard(self.now_ns())
 
         self._serve(response, discard)
@@ -225,8 +288,25 @@ class RecorderNode(TwinBrainNode):
     # Out --------------------------------------------------------------------------------------------
 
     def _adapt(self) -> None:
-        if self._raw is not None:
-            self._raw.adapt()
+        if self._raw is None or self._recorder is None or self.robot is None:
+            return
+        self._raw.adapt()
+        policy = self.count_publishers(self.robot.topics.instruction_in_force) > 0
+        listens = self._instructions.listens(policy, time.monotonic())
+        if listens and not self._raw.listens(self._said):
+            self._raw.listen([self._said])
+        elif not listens:
+            self._raw.drop(self._said)
+        state = self._recorder.state()
+        if self._was_recording and not state.recording:  # it is whole, or it broke off
+            self._owed = self._owed or self._mode_is_autonomy()
+            self._tell()
+        self._was_recording = state.recording
+        if self._owed and not state.recording and time.monotonic() - self._tried_s >= AGAIN_S:
+            self._try_to_begin()
+
+    def _mode_is_autonomy(self) -> bool:
+        return self._mode is not None and self._mode.mode == ControlMode.AUTONOMY
 
     def _tell(self) -> None:
         assert self._recorder is not None

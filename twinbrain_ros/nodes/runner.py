@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
@@ -13,6 +15,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from twinbrain_ros.nodes.base import TwinBrainNode
+from twinbrain_ros.nodes.lifeline import LIFELINE, end_with_launch
 
 # Python runs signal handlers between two waits of the executor; this bounds how long a signal waits.
 SPIN_TIMEOUT_S = 0.1
@@ -33,15 +36,24 @@ class _Stop:
             raise KeyboardInterrupt
 
 
+def _heard() -> list[signal.Signals]:
+    """SIGHUP comes when a terminal is closed; `nohup` has it ignored, and that stays so."""
+    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]
+
+
 def run_node(make: Callable[[], TwinBrainNode], args: Sequence[str] | None = None) -> int:
     """Runs the node until a signal comes. Returns the exit code: 0, or 1 if it cannot even be made."""
-    # rclpy's own handlers would shut the context down first, and a controller could not say "hold" any more.
-    rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
     stop = _Stop()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    executor = SingleThreadedExecutor()
+    before = {number: signal.signal(number, stop) for number in _heard()}
+    executor: SingleThreadedExecutor | None = None
     code = 0
     try:
+        # Its own handlers would shut the context down first, and a controller could not say "hold" any more.
+        given = list(args) if args is not None else None
+        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
+        end_with_launch()
+        executor = SingleThreadedExecutor()
         stop.node = make()
         executor.add_node(stop.node)
         stop.node.autostart()
@@ -55,10 +67,24 @@ def run_node(make: Callable[[], TwinBrainNode], args: Sequence[str] | None = Non
     stop.asked = True
     if stop.node is not None:
         stop.node.close()
-    executor.shutdown(timeout_sec=1.0)
+    if executor is not None:
+        executor.shutdown(timeout_sec=1.0)
     if stop.node is not None:
         stop.node.destroy_node()
     rclpy.try_shutdown()
     for number, handler in before.items():
         signal.signal(number, handler)
+    if _left_behind():
+        # A model that still computes would be torn down under its own feet, and the process abort.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     return code
+
+
+def _left_behind() -> bool:
+    """Whether a thread still works on what nobody waits for any more."""
+    return any(
+        thread not in (threading.main_thread(), threading.current_thread()) and thread.name != LIFELINE
+        for thread in threading.enumerate()
+    )

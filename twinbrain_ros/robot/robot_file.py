@@ -82,6 +82,7 @@ class Topics:
     robot_description: str
     control_mode: str
     intervention: str
+    instruction_in_force: str = "instruction_in_force"  # robot files of earlier versions do not name it
     more_joint_states: tuple[str, ...] = ()
 
     @property
@@ -243,10 +244,11 @@ def _robot(document: Any, path: Path) -> RobotFile:
 
 
 def _topics(top: StrictMapping) -> Topics:
-    keys = tuple(key for key in Topics.__dataclass_fields__ if key != "more_joint_states")
-    source = top.mapping("topics", keys)
+    optional = ("instruction_in_force",)
+    known = tuple(key for key in Topics.__dataclass_fields__ if key != "more_joint_states")
+    source = top.mapping("topics", tuple(key for key in known if key not in optional), optional)
     joint_states = source.topics("joint_states")
-    named = {key: source.topic(key) for key in keys if key != "joint_states"}
+    named = {key: source.topic(key) for key in known if key != "joint_states" and source.has(key)}
     return Topics(**named, joint_states=joint_states[0], more_joint_states=joint_states[1:])
 
 

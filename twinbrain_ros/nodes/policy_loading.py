@@ -1,0 +1,103 @@
+"""How the policy node comes to its policy: loads it, says how far it is, and makes it ready."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from twinbrain_ros.nodes.asking import Generalist
+from twinbrain_ros.nodes.policy_worker import Policy
+from twinbrain_ros.resources import demo_checkpoint
+from twinbrain_ros.robot.robot_file import RobotFile
+
+# By the share of it that is done, 0 to 1.
+Progress = Callable[[float], None]
+LoadPolicy = Callable[[str, str, int, str, Progress], Policy]
+MakeGeneralist = Callable[[Policy], Generalist | None]
+TELL_S = 5.0
+WEIGHTS = "*.safetensors"
+
+
+def load_policy(checkpoint: str, device: str, threads: int, dtype: str, progress: Progress) -> Policy:
+    """Loads a TwinBrain checkpoint ("" is the demo's). Imports torch, and therefore only here.
+
+    Raises:
+        ValueError: the checkpoint, the device or the dtype cannot be used.
+    """
+    import torch
+
+    from twinbrain_ros.brain.policy import TwinBrainPolicy
+
+    torch.set_num_threads(threads)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device is {device!r}, expected one that torch can use: {error}") from error
+    return TwinBrainPolicy.from_pretrained(
+        checkpoint or demo_checkpoint(), device=device, dtype=dtype or None, progress=progress
+    )
+
+
+def generalist_of(policy: Policy) -> Generalist | None:
+    """The left brain of a TwinBrain policy, to be asked; None for any other policy."""
+    from twinbrain_ros.brain.generalist import Generalist
+    from twinbrain_ros.brain.policy import TwinBrainPolicy
+
+    return Generalist(policy) if isinstance(policy, TwinBrainPolicy) else None
+
+
+class Loading:
+    """The loading of one policy. `run` belongs to a thread of its own, all else to the node's.
+
+    Args:
+        load: gives the policy of `wanted`: checkpoint, device, threads, dtype.
+        say: a line for the log.
+    """
+
+    def __init__(
+        self, load: LoadPolicy, wanted: tuple[str, str, int, str], say: Callable[[str], None]
+    ) -> None:
+        self._load, self._wanted, self._say = load, wanted, say
+        directory = Path(wanted[0]).expanduser() if wanted[0] else demo_checkpoint()
+        size = sum(file.stat().st_size for file in directory.glob(WEIGHTS)) if directory.is_dir() else 0
+        self._what = f"{directory} ({size / 1e9:.2f} GB) on {wanted[1]}" if size else f"{directory}"
+        self._stage, self._share = f"loading {self._what}", 0.0
+        self._started_s = self._told_s = time.monotonic()
+        say(self._stage)
+
+    def run(
+        self, robot: RobotFile, settings: Mapping[str, float], sizes: Mapping[str, tuple[int, int]]
+    ) -> Policy:
+        """Loads the policy, holds it against the robot, and makes its first call as quick as the later ones.
+
+        Args:
+            settings: its attributes, by name.
+            sizes: of the cameras' images, height and width [pixels].
+        Raises:
+            ValueError: it cannot be loaded, or was not made for this robot.
+        """
+        policy = self._load(*self._wanted, self._on_progress)
+        policy.check_robot(robot)
+        for name, value in settings.items():
+            setattr(policy, name, value)
+        self._stage, self._share = f"warming up {policy.name}", 0.0
+        policy.warm_up(sizes)
+        return policy
+
+    def _on_progress(self, share: float) -> None:
+        self._share = share
+
+    def __str__(self) -> str:
+        done = f", {self._share:.0%} of the weights" if self._share else ""
+        return f"{self._stage}{done}, for {time.monotonic() - self._started_s:.0f} s"
+
+    def look(self) -> None:
+        """Says now and then how far it is."""
+        if time.monotonic() - self._told_s >= TELL_S:
+            self._told_s = time.monotonic()
+            self._say(str(self))
+
+    def done(self, policy: Policy) -> None:
+        """Says that it is ready."""
+        self._say(f"ready: {policy.name}, after {time.monotonic() - self._started_s:.1f} s")
