@@ -181,7 +181,7 @@ def test_an_arm_that_is_moved_while_it_comes_to_rest_goes_on_from_where_it_is(dr
     drive.tick()
     with pytest.raises(ModeError, match=r"cannot start autonomy: joint 'shoulder' is at .* 0.020 s later"):
         drive.set_mode(Mode.AUTONOMY)
-    drive.run(0.5)
+    drive.run(0.9)
     np.testing.assert_allclose(started_from(drive), elsewhere, atol=1e-5)
 
 
