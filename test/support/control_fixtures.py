@@ -70,10 +70,14 @@ class Drive:
     """
 
     def __init__(
-        self, settings: ControlSettings | None = None, robot: RobotFile | None = None, q: Array | None = None
+        self,
+        settings: ControlSettings | None = None,
+        robot: RobotFile | None = None,
+        q: Array | None = None,
+        ros_time: bool = False,
     ) -> None:
         self.robot, self.kinematics = robot or shared_robot(), shared_kinematics()
-        self.controller = ArmController(self.robot, self.kinematics, settings)
+        self.controller = ArmController(self.robot, self.kinematics, settings, ros_time)
         start = self.robot.home if q is None else q
         self.arm = JointTrajectoryFollower(self.robot.arm_joints, start)
         self.now = self.steady = T0
@@ -127,6 +131,7 @@ class Drive:
         for after_ns in range(0, steady_ns, period_ns):  # it leads to where the arm is to be a period later
             self.arm.update(self.now + after_ns, self.q, period_ns)
         self.now, self.steady = self.now + clock_ns, self.steady + steady_ns
+        self.controller.clock.tell(self.now, self.steady)
         self.hands(self.now)
         measured = self.reads(self.now)
         if measured is not None:

@@ -39,7 +39,7 @@ def test_driving_needs_fresh_joint_states() -> None:
         with pytest.raises(
             ModeError, match=r"cannot start .*: the joint states are 0.300 s old, expected at most"
         ):
-            controller.set_mode(mode, T0 + to_ns(0.3), T0, "test", "")
+            controller.set_mode(mode, T0 + to_ns(0.3), T0 + to_ns(0.3), "test", "")
         assert controller.mode is Mode.HOLD
         controller = ArmController(shared_robot(), shared_kinematics())
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from twinbrain_ros.control.clock import MotionClock
 from twinbrain_ros.control.executor import ChunkExecutor
 from twinbrain_ros.control.go_to import GoTo, WayEnd, find_pose
 from twinbrain_ros.control.governor import Governor
@@ -48,19 +49,29 @@ class ControlSettings:
 class ArmController:
     """Holds the arm, or lets chunks or a person drive it. Starts in hold; every time is given by the caller.
 
-    `now_ns` is the ROS clock, by which stamps are; `steady_ns` a clock that never jumps, by which silence and
-    rhythm are. What happens by the way is collected in `happenings` until the caller takes it from there.
+    `now_ns` is the ROS clock, by which stamps are; `steady_ns` a clock that never jumps, by which motion,
+    silence and rhythm are. Stamps are taken over to the clock of motion when they arrive, see `clock`. What
+    happens by the way is collected in `happenings` until the caller takes it from there.
 
     Args:
         robot: limits, rates, ages and teleop inputs.
         kinematics: of the same robot.
         settings: strategy, margins and watchdogs; may be replaced while the arm holds.
+        ros_time: motion is by the ROS clock, as in a simulation.
+
+    Attributes:
+        governor, joints, inputs: their times are those of motion; `clock` knows how these differ from stamps.
     """
 
     def __init__(
-        self, robot: RobotFile, kinematics: Kinematics, settings: ControlSettings | None = None
+        self,
+        robot: RobotFile,
+        kinematics: Kinematics,
+        settings: ControlSettings | None = None,
+        ros_time: bool = False,
     ) -> None:
         self.settings = settings or ControlSettings()
+        self.clock = MotionClock(ros_time)
         self.governor = Governor(robot, kinematics, self.settings.velocity_margin)
         self.happenings: list[Happening] = []
         self.still = ""  # why nothing may move the arm, as when its motors are off; empty if it may
@@ -68,8 +79,10 @@ class ArmController:
         self._executor = ChunkExecutor(robot, kinematics, self.governor, self.settings.chunks)
         self._modes = Modes()
         self.joints = JointsWatch(robot)
-        self.inputs = Inputs(robot, lambda: self.joints.newest.arm if self.joints.newest else None)
-        self._policy, self._clock = PolicyWatch(), ClockWatch()
+        pose = lambda: self.joints.newest.arm if self.joints.newest else None  # noqa: E731
+        self.inputs = Inputs(robot, pose, self.clock)
+        self._policy, self._clock_watch = PolicyWatch(), ClockWatch(ros_time)
+        self._since_ns = 0  # the present mode, by the clock of motion
         self._drive: TeleopDrive | None = None
         self._go_to: GoTo | None = None
         self._intervention: Intervention | None = None
@@ -91,6 +104,10 @@ class ArmController:
     def driven(self) -> bool:
         """Whether somebody or something may move the arm."""
         return self.mode in (Mode.AUTONOMY, Mode.TELEOP, Mode.GO_TO)
+
+    def commanded(self, now_ns: int) -> NDArray[np.float64]:
+        """Where the arm is told to be now [J]; only while that is known, see `Governor.placed`."""
+        return self.governor.at(self.clock.motion(now_ns)).q
 
     @property
     def running(self) -> ActionChunk | None:
@@ -151,15 +168,17 @@ class ArmController:
 
         arrived_ns: on the steady clock; None: when they are stamped.
         """
-        self.add_part(JointPart.whole(stamp_ns, arm_positions, finger_m), arrived_ns or stamp_ns)
+        self.add_part(
+            JointPart.whole(stamp_ns, arm_positions, finger_m), arrived_ns or self.clock.motion(stamp_ns)
+        )
 
     def add_part(self, part: JointPart, arrived_ns: int) -> None:
         """Takes in what was measured of some joints; when it arrived is on the steady clock."""
-        self.joints.add(part, arrived_ns)
+        self.joints.add(replace(part, stamp_ns=self.clock.motion(part.stamp_ns)), arrived_ns)
 
     def joints_problem(self, now_ns: int) -> str:
         """Why the measured joints cannot be relied on now; empty if they can."""
-        return self.joints.problem(now_ns, self.settings.watchdogs.joints_timeout_s)
+        return self.joints.problem(self.clock.motion(now_ns), self.settings.watchdogs.joints_timeout_s)
 
     def add_beat(self, beat: PolicyBeat, steady_ns: int) -> None:
         """Takes in what the policy says of itself."""
@@ -167,17 +186,17 @@ class ArmController:
 
     def add_chunk(self, chunk: ActionChunk, now_ns: int, steady_ns: int) -> None:
         """Judges a chunk; an accepted one drives the arm from the next command on."""
-        reason = ""
+        motion_ns, reason = self.clock.tell(now_ns, steady_ns), ""
         if self.mode is not Mode.AUTONOMY:
             reason = f"the mode is {self.mode.name}"
-        elif chunk.observation_ns <= self.state.since_ns:
+        elif self.clock.motion(chunk.observation_ns) <= self._since_ns:
             reason = "it was observed before the switch to autonomy"
         else:
             reason = self.joints_problem(now_ns)
         if reason:
             self.happenings.append(Judged(chunk, Verdict(Outcome.DISCARDED, reason)))
             return
-        judged = self._executor.accept(chunk, now_ns)
+        judged = self._executor.accept(chunk, motion_ns, self.clock.offset_ns)
         if judged[-1].verdict.outcome in (Outcome.ACCEPTED, Outcome.WAITING):
             self._policy.answered(steady_ns)
         self.happenings += judged
@@ -214,9 +233,10 @@ class ArmController:
         """
         self._modes.next(Event.ASK_GO_TO)
         goal = find_pose(self._robot, pose)
+        motion_ns = self.clock.tell(now_ns, steady_ns)
         self._start(Event.ASK_GO_TO, now_ns, steady_ns)
         self._ways += 1
-        way = GoTo(self._robot, self._kinematics, self.governor, pose, speed, now_ns, self._ways)
+        way = GoTo(self._robot, self._kinematics, self.governor, pose, speed, motion_ns, self._ways)
         self._change(Event.ASK_GO_TO, now_ns, steady_ns, source, reason or f"go to {pose!r}")
         self._go_to = way
         if goal.finger_m is not None:
@@ -245,7 +265,7 @@ class ArmController:
 
     def _change(self, event: Event, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
         """The only place where the mode changes."""
-        before = self.mode
+        before, motion_ns = self.mode, self.clock.tell(now_ns, steady_ns)
         self._start(event, now_ns, steady_ns)
         if self._go_to is not None:
             way, arrived = self._go_to, reason == self._go_to.arrived
@@ -254,6 +274,7 @@ class ArmController:
         self._drive = self._go_to = None
         self.happenings += self._executor.drop()
         after = self._modes.enter(event, now_ns, source, reason)
+        self._since_ns = motion_ns
         if after.mode is Mode.AUTONOMY:
             self._executor.reset()
             self._policy.start(steady_ns)
@@ -269,7 +290,7 @@ class ArmController:
         if problem:
             raise ModeError(f"cannot start {mode.name.lower()}: {problem}")
         if self.mode is Mode.HOLD:
-            self._start_from_here(now_ns, steady_ns)
+            self._start_from_here(self.clock.motion(now_ns), steady_ns)
 
     def _kept_still(self, now_ns: int, steady_ns: int) -> str:
         """Why the arm cannot be driven now, by what holds it still or is measured; empty if it can."""
@@ -278,7 +299,7 @@ class ArmController:
             return problem
         return self.joints.unsettled(steady_ns)
 
-    def _start_from_here(self, now_ns: int, steady_ns: int) -> None:
+    def _start_from_here(self, motion_ns: int, steady_ns: int) -> None:
         """From where the arm was left, or, if it may not be there any more, from where it is."""
         joints = self.joints.newest
         assert joints is not None
@@ -289,9 +310,9 @@ class ArmController:
                 self.governor.at(joints.stamp_ns).q, self.settings.watchdogs.following_error_rad
             )
         )
-        self.joints.forget_motion(now_ns)
+        self.joints.forget_motion(motion_ns)
         if not stayed:
-            self.governor.place(self.joints.place(steady_ns), now_ns)
+            self.governor.place(self.joints.place(steady_ns), motion_ns)
             self._finger_m = joints.finger_m
 
     def _note_intervention(self, before: Mode, after: ModeChange) -> None:
@@ -310,51 +331,57 @@ class ArmController:
     def tick(self, now_ns: int, steady_ns: int) -> Command | None:
         """To be called once a period: what to send now; None: nothing, the arm is or comes to rest."""
         self._watch(now_ns, steady_ns)
-        self.joints.watch_rest(self.driven or self.governor.moving(now_ns), steady_ns)
+        moving = self.governor.moving(self.clock.motion(now_ns))
+        self.joints.watch_rest(self.driven or moving, steady_ns)
         self._arbitrate(now_ns, steady_ns)
         self._arrive(now_ns, steady_ns)
-        return self.command(now_ns)
+        return self.command(now_ns, steady_ns)
 
-    def command(self, now_ns: int) -> Command | None:
-        """What to send now, apart from the regular tick: as soon as a chunk has come."""
+    def command(self, now_ns: int, steady_ns: int | None = None) -> Command | None:
+        """What to send now, apart from the regular tick: as soon as a chunk has come.
+
+        steady_ns: None takes the clocks to differ as they did at the last call.
+        """
+        at_ns = self.clock.motion(now_ns) if steady_ns is None else self.clock.tell(now_ns, steady_ns)
         reference: Reference | None = None
         border = Border.SLIDE
         if self.mode is Mode.AUTONOMY:
-            reference, judged = self._executor.follow(now_ns)
+            reference, judged = self._executor.follow(at_ns)
             self.happenings += judged
         elif self.mode is Mode.TELEOP:
-            reference = self._person(now_ns)
+            reference = self._person(at_ns)
             border = self._drive.border if self._drive is not None else border
         elif self.mode is Mode.GO_TO:
             reference, border = self._go_to, Border.CROSS
         if reference is None:
             return None
-        motion = self.governor.advance(reference, now_ns, border)
+        motion = self.governor.advance(reference, at_ns, border)
         if motion is None:
             return None
         first_of = None
         if self.mode is Mode.AUTONOMY:
-            self._finger_m, first_of = self._executor.commanded(now_ns + self.governor.lead_ns)
-        return Command(motion, self._finger_m, first_of)
+            self._finger_m, first_of = self._executor.commanded(at_ns + self.governor.lead_ns)
+        return Command(replace(motion, stamp_ns=now_ns), self._finger_m, first_of)
 
     def settling(self, now_ns: int) -> NDArray[np.float64] | None:
         """Where the arm is to be [J] a lead from now while it comes to rest without commands, else None."""
-        at_ns = now_ns + self.governor.lead_ns
+        at_ns = self.clock.motion(now_ns) + self.governor.lead_ns
         return self.governor.at(at_ns).q if self.governor.moving(at_ns) else None
 
     def _watch(self, now_ns: int, steady_ns: int) -> None:
         """Stops the arm if something is wrong that must not be while it is driven."""
         watchdogs = self.settings.watchdogs
-        clock, rhythm = self._clock.tick(now_ns, steady_ns, watchdogs)
+        motion_ns = self.clock.tell(now_ns, steady_ns)
+        clock, rhythm = self._clock_watch.tick(now_ns, steady_ns, watchdogs)
         reason = clock or rhythm or self.joints_problem(now_ns)
         if not reason and self.driven and self.settings.follows:
             names = self._robot.arm_joints
-            reason = self.joints.astray(now_ns, self.governor, watchdogs, names)
+            reason = self.joints.astray(motion_ns, self.governor, watchdogs, names)
         if not reason and self.mode is Mode.AUTONOMY:
             reason = self._policy.problem(steady_ns, watchdogs)
         if reason:
             self.fault(now_ns, steady_ns, "watchdog", reason)
-        if clock:
+        if clock and self.clock.ros_time:
             self.governor.forget()
 
     def _arbitrate(self, now_ns: int, steady_ns: int) -> None:
@@ -362,7 +389,8 @@ class ArmController:
         taken_over, self._kept_from = self._modes.taken_over, ""
         if self.state.latched or (self.mode is Mode.TELEOP and not taken_over):
             return
-        strongest = self.inputs.strongest(now_ns, unasked=True)
+        motion_ns = self.clock.motion(now_ns)
+        strongest = self.inputs.strongest(motion_ns, unasked=True)
         if strongest is not None and not taken_over:
             name, problem = strongest.name, self._kept_still(now_ns, steady_ns)
             if problem:
@@ -371,7 +399,7 @@ class ArmController:
                 self._change(Event.TAKE_OVER, now_ns, steady_ns, name, f"{name} took over")
         elif strongest is None and taken_over:
             driving = self._drive.name if self._drive is not None else self.state.source
-            silent = self.inputs.wish(driving, now_ns) is None
+            silent = self.inputs.wish(driving, motion_ns) is None
             event, what = (Event.FALL_SILENT, "fell silent") if silent else (Event.LET_GO, "let go")
             self._change(event, now_ns, steady_ns, driving, f"{driving} {what}")
 
@@ -380,7 +408,7 @@ class ArmController:
         if self._go_to is None:
             return
         newest = self.joints.newest if self.settings.follows else None
-        outcome = self._go_to.outcome(now_ns, newest.arm if newest is not None else None)
+        outcome = self._go_to.outcome(self.clock.motion(now_ns), newest.arm if newest is not None else None)
         if outcome is not None:
             self._change(Event.ARRIVE, now_ns, steady_ns, self.state.source, outcome)
 

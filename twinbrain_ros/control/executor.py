@@ -2,7 +2,7 @@
 
 Steps whose time has passed are skipped as far as the arm was in motion meanwhile, so that what was not
 executed is not left out; the way goes on from the commanded state to the chunk's next waypoint. Everything is
-a function of the calls and their `now_ns`: no clock is read here.
+a function of the calls and their `now_ns`, the time of motion: no clock is read here.
 """
 
 from __future__ import annotations
@@ -48,6 +48,22 @@ class _Timed:
         arm = [np.interp(time_ns, self.times_ns, joint) for joint in self.arm.T]
         i = int(np.searchsorted(self.times_ns, time_ns))
         return np.array(arm), float(self.finger_m[i]), self.actions[i]
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrived:
+    """A chunk, and by how much the clock of its stamps is ahead of the clock of motion [ns]."""
+
+    chunk: ActionChunk
+    offset_ns: int
+
+    @property
+    def observation_ns(self) -> int:
+        return self.chunk.observation_ns - self.offset_ns
+
+    @property
+    def due_ns(self) -> int:
+        return self.chunk.due_ns - self.offset_ns
 
 
 @dataclass
@@ -97,14 +113,14 @@ class ChunkExecutor:
     def reset(self) -> None:
         """Forgets all chunks, those that voted and those that were refused too."""
         self._running: _Running | None = None
-        self._waiting: ActionChunk | None = None
+        self._waiting: _Arrived | None = None
         self._votes: deque[_Timed] = deque()
         self._newest_observation_ns: int | None = None
         self._run: tuple[int, int] | None = None  # since when, and until when, chunks have driven unbroken
 
     def drop(self) -> list[Judged]:
         """Nothing drives any more; gives those that never will."""
-        given_up = [] if self._waiting is None else [self._waiting]
+        given_up = [] if self._waiting is None else [self._waiting.chunk]
         if self._running is not None and not self._running.started:
             given_up.append(self._running.chunk)
         self._running = self._waiting = None
@@ -118,22 +134,29 @@ class ChunkExecutor:
 
     # Chunks in --------------------------------------------------------------------------------------
 
-    def accept(self, chunk: ActionChunk, now_ns: int) -> list[Judged]:
-        """Judges a chunk and, if it is good, lets it drive or wait; gives what became of it and of others."""
+    def accept(self, chunk: ActionChunk, now_ns: int, offset_ns: int = 0) -> list[Judged]:
+        """Judges a chunk and, if it is good, lets it drive or wait; gives what became of it and of others.
+
+        Args:
+            now_ns: the time of motion.
+            offset_ns: by how much the clock of the chunk's stamps is ahead of that.
+        """
         try:
             chunk.validate(self._robot)
         except ValueError as error:
             return [Judged(chunk, Verdict(Outcome.REFUSED, str(error)))]
-        verdict = self._judge_time(chunk, now_ns) or self._judge_order(chunk)
+        arrived = _Arrived(chunk, offset_ns)
+        verdict = self._judge_time(arrived, now_ns) or self._judge_order(arrived)
         if verdict is not None:
             return [Judged(chunk, verdict)]
         if self.settings.strategy is Strategy.OPEN_LOOP and self._running is not None:
-            replaced, self._waiting = self._waiting, chunk
-            self._newest_observation_ns = chunk.observation_ns
-            return [*_overtaken(replaced), Judged(chunk, Verdict(Outcome.WAITING))]
-        return self._start(chunk, now_ns)
+            replaced, self._waiting = self._waiting, arrived
+            self._newest_observation_ns = arrived.observation_ns
+            overtaken = _overtaken(None if replaced is None else replaced.chunk)
+            return [*overtaken, Judged(chunk, Verdict(Outcome.WAITING))]
+        return self._start(arrived, now_ns)
 
-    def _judge_order(self, chunk: ActionChunk) -> Verdict | None:
+    def _judge_order(self, chunk: _Arrived) -> Verdict | None:
         newest = self._newest_observation_ns
         if newest is None or chunk.observation_ns > newest:
             return None
@@ -141,7 +164,7 @@ class ChunkExecutor:
         reason = f"its observation is not newer than the last chunk's, {behind_ms:.1f} ms behind it"
         return Verdict(Outcome.DISCARDED, reason)
 
-    def _judge_time(self, chunk: ActionChunk, now_ns: int) -> Verdict | None:
+    def _judge_time(self, chunk: _Arrived, now_ns: int) -> Verdict | None:
         age_ns = now_ns - chunk.observation_ns
         future_ns = max(-age_ns, chunk.due_ns - now_ns)
         if future_ns > to_ns(FUTURE_TOLERANCE_S):
@@ -157,12 +180,13 @@ class ChunkExecutor:
             )
         return None
 
-    def _start(self, chunk: ActionChunk, now_ns: int) -> list[Judged]:
+    def _start(self, arrived: _Arrived, now_ns: int) -> list[Judged]:
         """Lets a chunk drive from the next command on."""
+        chunk = arrived.chunk
         if not self._governor.placed:
             return [Judged(chunk, Verdict(Outcome.REFUSED, "the position of the arm is not known yet"))]
         start_ns, state = self._governor.start(now_ns)
-        due_ns = self._placed(chunk, start_ns)
+        due_ns = self._placed(arrived, start_ns)
         first, last = self._window(chunk, start_ns - due_ns)
         if first >= len(chunk.data):
             late_s = (start_ns - due_ns) / NS_PER_S - len(chunk.data) * chunk.period_s
@@ -177,7 +201,8 @@ class ChunkExecutor:
         rows = chunk.data[first : first + len(points.arm)]
         limits = self._governor.limits
         timed = _Timed(times, np.clip(points.arm, limits.lower, limits.upper), points.finger_m, rows)
-        accepted = Judged(chunk, Verdict(Outcome.ACCEPTED, points.cut, due_ns))
+        accepted = Judged(chunk, Verdict(Outcome.ACCEPTED, points.cut, due_ns + arrived.offset_ns))
+        self._newest_observation_ns = arrived.observation_ns
         return [*self._run_on(accepted, self._voted(timed), state, start_ns), accepted]
 
     def _run_on(self, accepted: Judged, timed: _Timed, state: State, start_ns: int) -> list[Judged]:
@@ -188,10 +213,9 @@ class ChunkExecutor:
         spline = MonotoneSpline([start_ns, *timed.times_ns], np.vstack([state.q, timed.arm]), state.v)
         self._running = _Running(accepted.chunk, spline, timed.finger_m, accepted.verdict)
         self._run = since, spline.end_ns
-        self._newest_observation_ns = accepted.chunk.observation_ns
         return _overtaken(before.chunk if before is not None and not before.started else None)
 
-    def _placed(self, chunk: ActionChunk, start_ns: int) -> int:
+    def _placed(self, chunk: _Arrived, start_ns: int) -> int:
         """When the chunk's first step starts: as it says, but later by how long the arm stood still since."""
         if start_ns <= chunk.due_ns:
             return chunk.due_ns
@@ -246,8 +270,8 @@ class ChunkExecutor:
             self._running = None
             waiting, self._waiting = self._waiting, None
             if waiting is not None:
-                verdict = self._judge_time(waiting, now_ns)
-                judged = self._start(waiting, now_ns) if verdict is None else [Judged(waiting, verdict)]
+                late = self._judge_time(waiting, now_ns)
+                judged = self._start(waiting, now_ns) if late is None else [Judged(waiting.chunk, late)]
         return (None if self._running is None else self._running.spline), judged
 
     def _over(self, now_ns: int) -> bool:

@@ -1,7 +1,8 @@
 """Whether the measured joints deserve to be believed, part by part, and whether the arm does what it is told.
 
-Ages are by the stamps of the data. Windows, silence and runs are by arrival, on a clock that never jumps:
-stamps cannot be trusted to tell how long something has been going on.
+Ages are by the stamps of the data, taken over to the clock of motion when they arrived. Windows, silence and
+runs are by arrival, on a clock that never jumps: stamps cannot be trusted to tell how long something has been
+going on.
 """
 
 from __future__ import annotations
@@ -295,7 +296,7 @@ class JointsWatch:
                     f"the joint states are frozen: not one value has changed since {names[joint]!r} was told "
                     f"to move by {moved[joint]:.3f} rad, more than {settings.following_timeout_s} s ago"
                 )
-        error = self.newest.arm - governor.at(self.newest.stamp_ns).q
+        error = self.newest.arm - governor.at(min(self.newest.stamp_ns, now_ns)).q
         joint = int(np.argmax(np.abs(error)))
         is_astray = abs(error[joint]) > settings.following_error_rad
         since_ns = min(max(now_ns - self._looked_ns, 0), to_ns(ASTRAY_STEP_S)) if self._looked_ns >= 0 else 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twinbrain_ros.control.clock import MotionClock
 from twinbrain_ros.control.governor import Governor
 from twinbrain_ros.control.input_rest import AT_POSE_RAD, REST_SHARE, RestGate
 from twinbrain_ros.control.jog import JointJog
@@ -58,10 +59,17 @@ class Inputs:
     Args:
         robot: its inputs.
         pose: gives where the arm is [J], None if that is not known: a leader that is there may lead at once.
+        clock: of motion. `wish`, `strongest` and `problem` are asked by it; messages come on the ROS clock.
     """
 
-    def __init__(self, robot: RobotFile, pose: Callable[[], Array | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        robot: RobotFile,
+        pose: Callable[[], Array | None] = lambda: None,
+        clock: MotionClock | None = None,
+    ) -> None:
         self._robot, self._pose = robot, pose
+        self._clock = clock or MotionClock()
         self._rest = RestGate()
         self._inputs = {entry.name: entry for entry in robot.teleop}
         self._wishes: dict[str, Wish] = {}
@@ -84,6 +92,7 @@ class Inputs:
             raise TeleopError(f"{name}: found {len(buttons)} buttons, expected more than {max(used)}")
         twist = np.array([self._deflection(joy, axes, axis) for axis in joy.axes])
         held = _button(buttons, joy.deadman_button)
+        now_ns = self._clock.motion(now_ns)
         self._rest.hear(joy, now_ns)
         busy = f"its dead-man button {joy.deadman_button} is held" if held else ""
         for axis in (*joy.axes, *(joy.jog.axes if joy.jog is not None else ())):
@@ -137,6 +146,7 @@ class Inputs:
         for part, most in ((slice(0, 3), entry.linear_speed), (slice(3, 6), entry.angular_speed)):
             vector = twist[part] if rotation is None else rotation @ twist[part]
             twist[part] = vector / max(float(np.linalg.norm(vector)) / most, 1.0)
+        now_ns = self._clock.motion(now_ns)
         self._rest.hear(entry, now_ns)
         share = max(
             float(np.linalg.norm(twist[:3])) / entry.linear_speed,
@@ -161,6 +171,7 @@ class Inputs:
                 raise TeleopError(f"{name}: found {joint!r} at {velocity} rad/s, expected a finite velocity")
         jog = np.array([velocities.get(joint, 0.0) for joint in joints])
         jog = np.clip(jog, -entry.joint_speed, entry.joint_speed)
+        now_ns = self._clock.motion(now_ns)
         self._rest.hear(entry, now_ns)
         busy = f"it is {np.round(jog, 3).tolist()}, expected zeros once" if np.any(jog) else ""
         counts = self._rest.counts(entry, not busy, busy)
@@ -181,6 +192,7 @@ class Inputs:
         q, opening = entry.map.arm(joints), entry.map.opened(joints)
         self._check_leader(entry, q, joints)
         finger_m = None if opening is None else self._robot.gripper.finger(opening)
+        now_ns = self._clock.motion(now_ns)
         counts = self._leader_counts(entry, q, now_ns)
         self._wishes[name] = Wish(now_ns, counts, joints=q, finger_m=finger_m)
 

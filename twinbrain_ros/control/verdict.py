@@ -26,7 +26,8 @@ class Verdict:
     """An outcome with the reason in words.
 
     When accepted, the reason says why later steps are left out, and is empty if none are; due_ns is when its
-    first step starts as it is executed: later than it says itself by how long the arm stood still since.
+    first step starts as it is executed, on the clock of its stamps: later than it says itself by how long the
+    arm stood still since.
     """
 
     outcome: Outcome
@@ -52,7 +53,7 @@ class Motion:
     """The arm's way from a decision on, to its end at rest; cubic between its points.
 
     Attributes:
-        stamp_ns: when it was decided [ns].
+        stamp_ns: when it was decided, on the clock of stamps [ns].
         times_s: [K], seconds after that, from 0 on.
         positions: [K, J], robot-file order [rad].
         velocities: [K, J] [rad/s]; the last are 0.

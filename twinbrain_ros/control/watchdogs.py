@@ -81,9 +81,14 @@ class PolicyWatch:
 
 
 class ClockWatch:
-    """Whether this process comes to its turn, and whether its clock can be relied on."""
+    """Whether this process comes to its turn, and whether the ROS clock can be relied on.
 
-    def __init__(self) -> None:
+    Args:
+        ros_time: the arm moves by that clock: it must not go back at all.
+    """
+
+    def __init__(self, ros_time: bool = False) -> None:
+        self._ros_time = ros_time
         self._last: tuple[int, int] | None = None
 
     def tick(self, now_ns: int, steady_ns: int, settings: WatchdogSettings) -> tuple[str, str]:
@@ -93,11 +98,14 @@ class ClockWatch:
             return "", ""
         clock_s, steady_s = (now_ns - last[0]) / NS_PER_S, (steady_ns - last[1]) / NS_PER_S
         clock = rhythm = ""
-        if clock_s < -CLOCK_SLACK_S:
+        step_s = clock_s - steady_s
+        if self._ros_time and clock_s < -CLOCK_SLACK_S:
             clock = f"the clock went back by {-clock_s:.3f} s"
-        elif clock_s - steady_s > settings.clock_jump_s:
-            most = f"expected at most {settings.clock_jump_s} s"
-            clock = f"the clock jumped forward by {clock_s - steady_s:.3f} s, {most}"
+        elif abs(step_s) > settings.clock_jump_s:
+            way = "forward" if step_s > 0 else "back"
+            clock = (
+                f"the clock jumped {way} by {abs(step_s):.3f} s, expected at most {settings.clock_jump_s} s"
+            )
         if steady_s > settings.overrun_s:
             rhythm = (
                 f"the controller was held up for {steady_s:.3f} s, expected at most {settings.overrun_s} s"

@@ -79,7 +79,9 @@ class ControllerNode(TwinBrainNode):
         rate_hz = float(self.value("command_hz")) or robot.rates.command_hz
         robot = dataclasses.replace(robot, rates=dataclasses.replace(robot.rates, command_hz=rate_hz))
         self._kinematics = Kinematics(robot)
-        controller = ArmController(robot, self._kinematics, settings_of(self.value))
+        controller = ArmController(
+            robot, self._kinematics, settings_of(self.value), bool(self.value("use_sim_time"))
+        )
         self._rhythm = Rhythm(rate_hz)
         topics = robot.topics
         self._out = make_arm_out(self, robot, bool(self.value("dry_run")))
@@ -170,6 +172,7 @@ class ControllerNode(TwinBrainNode):
             self._controller.joints.strangers(tuple(message.name))
             return
         self.health.clear("joint_states")
+        self._controller.clock.tell(*self._times())
         self._controller.add_part(part, time.monotonic_ns())
 
     def _joint_publishers(self) -> str:
@@ -202,7 +205,7 @@ class ControllerNode(TwinBrainNode):
             return
         self._controller.add_chunk(chunk, *self._times())
         # The first command goes out on arrival, without waiting for the next tick.
-        self._send(self._controller.command(self.now_ns()))
+        self._send(self._controller.command(*self._times()))
         self._tell()
 
     def _estop_pressed(self, source: str) -> None:
@@ -213,7 +216,7 @@ class ControllerNode(TwinBrainNode):
     def _tool_rotation(self) -> Any:
         if self._controller is None or not self._controller.governor.placed:
             return None
-        return self._kinematics.forward(self._controller.governor.at(self.now_ns()).q)[1]
+        return self._kinematics.forward(self._controller.commanded(self.now_ns()))[1]
 
     # Services ---------------------------------------------------------------------------------------
 
@@ -290,7 +293,11 @@ class ControllerNode(TwinBrainNode):
         joints = self._controller.joints
         self.health.set("joint_states_left_out", joints.left_out)
         self.health.set("joint_states_repeated", joints.repeated)
-        finger = joints.finger_problem(self.now_ns(), FINGER_OLD_S) if not problem else ""
+        finger = (
+            joints.finger_problem(self._controller.clock.motion(self.now_ns()), FINGER_OLD_S)
+            if not problem
+            else ""
+        )
         if finger:
             self.report("joints_finger", finger, Level.WARN)
         else:
@@ -309,7 +316,7 @@ class ControllerNode(TwinBrainNode):
             self.report("teleop/way", problem, Level.WARN)
         else:
             self.health.clear("teleop/way")
-        unrested = self._controller.inputs.problem(self.now_ns())
+        unrested = self._controller.inputs.problem(self._controller.clock.motion(self.now_ns()))
         if unrested:
             self.report("teleop/rest", unrested, Level.WARN)
         else:
@@ -376,7 +383,7 @@ class ControllerNode(TwinBrainNode):
 
     def take_change(self) -> None:
         assert self._controller is not None
-        self._controller.use(settings_of(self.value))
+        self._controller.use(settings_of(self.value), bool(self.value("use_sim_time")))
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -92,7 +92,7 @@ class PoseAction:
                 return
             way = self._controller.on_the_way
             assert way is not None
-            left_s = way.progress(self._times()[0])[2]
+            left_s = way.progress(self._controller.clock.tell(*self._times()))[2]
             response.success, response.message = True, f"on the way to {pose!r}, there in {left_s:.1f} s"
             self._tell()
 
@@ -140,7 +140,7 @@ class PoseAction:
             return
         assert way is not None
         self._told_ns = now_ns
-        towards, distance, left_s = way.progress(now_ns)
+        towards, distance, left_s = way.progress(self._controller.clock.motion(now_ns))
         handle.publish_feedback(GoTo.Feedback(towards=towards, distance_rad=distance, time_left_s=left_s))
 
     def _end(self, handle: Any, end: WayEnd) -> None:

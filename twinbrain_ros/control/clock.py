@@ -1,0 +1,28 @@
+"""The clock by which motion is reckoned, and what stamps mean on it."""
+
+from __future__ import annotations
+
+
+class MotionClock:
+    """A steady clock; the ROS clock only names observations.
+
+    The arm moves in real time. If the ROS clock is stepped, as by NTP, that must not step the arm: stamps are
+    taken over to the steady clock when they arrive, and what was taken over stays as it is. In a simulation
+    the arm moves by the ROS clock (use_sim_time), and so is motion reckoned.
+
+    Args:
+        ros_time: motion is reckoned by the ROS clock.
+    """
+
+    def __init__(self, ros_time: bool = False) -> None:
+        self.ros_time = ros_time
+        self.offset_ns = 0  # how far the ROS clock is ahead of this one
+
+    def tell(self, now_ns: int, steady_ns: int) -> int:
+        """Takes in the time on the ROS clock and on a steady one; gives the time of motion [ns]."""
+        self.offset_ns = 0 if self.ros_time else now_ns - steady_ns
+        return now_ns - self.offset_ns
+
+    def motion(self, stamp_ns: int) -> int:
+        """A stamp of the ROS clock, as the clocks are now."""
+        return stamp_ns - self.offset_ns
