@@ -12,7 +12,7 @@ import numpy as np
 from twinbrain_ros.control.motion import Array, MotionLimits, Profile, Profiles, Reference, State
 from twinbrain_ros.control.path import CommittedPath
 from twinbrain_ros.control.room import Border, Room
-from twinbrain_ros.control.timing import NS_PER_S, TRANSPORT_S, lead_s, to_ns
+from twinbrain_ros.control.timing import NS_PER_S, PAST_S, TRANSPORT_S, lead_s, to_ns
 from twinbrain_ros.control.verdict import Motion
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
@@ -126,6 +126,7 @@ class Governor:
     def rest_of_path(self, now_ns: int) -> Motion:
         """What is committed from now on, to its end at rest."""
         assert self._path is not None
+        past_times, past_states = self._path.between(now_ns - to_ns(PAST_S), now_ns)
         times, states = self._path.from_here(now_ns)
         if (
             times[-1] < now_ns + self.lead_ns
@@ -135,7 +136,12 @@ class Governor:
         velocities[-1] = 0.0  # exactly: trajectory controllers refuse an end in motion
         times_s = (np.array(times) - now_ns) / NS_PER_S
         leads_to = int(np.searchsorted(times, now_ns + self.lead_ns))
-        return Motion(now_ns, times_s, np.array([state.q for state in states]), velocities, leads_to)
+        past = (
+            (np.array(past_times) - now_ns) / NS_PER_S,
+            np.array([state.q for state in past_states]),
+            np.array([state.v for state in past_states]),
+        )
+        return Motion(now_ns, times_s, np.array([state.q for state in states]), velocities, leads_to, past)
 
     def _towards(
         self, start: State, reference: Reference, start_ns: int, horizon_ns: int

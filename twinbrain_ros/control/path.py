@@ -38,7 +38,7 @@ class CommittedPath:
         t0, t1 = self._times[after - 1], self._times[after]
         if time_ns == t0:
             return self._states[after - 1]
-        return between(
+        return hermite(
             self._states[after - 1], self._states[after], (t1 - t0) / NS_PER_S, (time_ns - t0) / (t1 - t0)
         )
 
@@ -53,6 +53,11 @@ class CommittedPath:
         first = bisect_right(self._times, now_ns)
         return [now_ns, *self._times[first:]], [self.at(now_ns), *self._states[first:]]
 
+    def between(self, start_ns: int, end_ns: int) -> tuple[list[int], list[State]]:
+        """Times and states from one time, with the state of then, up to before another."""
+        first, last = bisect_right(self._times, start_ns), bisect_left(self._times, end_ns)
+        return [start_ns, *self._times[first:last]], [self.at(start_ns), *self._states[first:last]]
+
     def forget_before(self, time_ns: int) -> None:
         """Leaves out what is only needed for times before this one."""
         old = bisect_right(self._times, time_ns) - 1
@@ -60,7 +65,7 @@ class CommittedPath:
             del self._times[:old], self._states[:old]
 
 
-def between(start: State, end: State, span_s: float, u: float) -> State:
+def hermite(start: State, end: State, span_s: float, u: float) -> State:
     """The cubic's state at a share `u` of the way, 0 to 1; the acceleration as planned, not the cubic's."""
     rise, m0, m1 = end.q - start.q, span_s * start.v, span_s * end.v
     c2, c3 = 3 * rise - 2 * m0 - m1, m0 + m1 - 2 * rise

@@ -7,6 +7,10 @@ NS_PER_S = 1_000_000_000
 # A command may reach the trajectory controller this long after it was decided; until then the arm goes on as
 # it was told before, so that a command that comes late leaves no trace.
 TRANSPORT_S = 0.02
+# A trajectory shows again so much of what was committed before its decision. A controller takes it up at the
+# time that its cycle began, by its own clock, which may be before the decision; if the trajectory began later
+# than that, it would be begun where the arm is measured, at rest.
+PAST_S = 0.05
 # A tick may come this much later than its time without the motion waiting for it.
 TICK_JITTER_S = 0.005
 

@@ -59,6 +59,7 @@ class Motion:
         velocities: [K, J] [rad/s]; the last are 0.
         leads_to: index of the point that the decision leads to; those before it were committed already,
             those after it are the way to rest.
+        past: how it came there: times [P] after the decision, all negative; positions, velocities [P, J].
     """
 
     stamp_ns: int
@@ -66,6 +67,7 @@ class Motion:
     positions: NDArray[np.float64]
     velocities: NDArray[np.float64]
     leads_to: int = 0
+    past: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None = None
 
     @property
     def lead_s(self) -> float:

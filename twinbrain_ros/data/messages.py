@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinbrain_ros.control.timing import lead_s
+from twinbrain_ros.control.timing import PAST_S, lead_s
 from twinbrain_ros.data.decode import image_from_buffer, image_from_compressed
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
@@ -42,12 +42,12 @@ def image_from_message(message: Any, camera: Camera) -> NDArray[np.uint8]:
 def leads_to(trajectory: Any, robot: RobotFile) -> int:
     """Index of the point that an arm's trajectory leads to, before its way to rest.
 
-    A stamped one begins with what was committed before it was decided; older bags have unstamped ones, which
-    begin with the point itself.
+    A stamped one begins PAST_S before it was decided; older bags have unstamped ones, which begin with the
+    point itself.
     """
     if from_time(trajectory.header.stamp) == 0:
         return 0
-    lead_ns = round(lead_s(robot.rates.command_hz) * NS_PER_S)
+    lead_ns = round((PAST_S + lead_s(robot.rates.command_hz)) * NS_PER_S)
     times = [from_time(point.time_from_start) for point in trajectory.points]
     return next((k for k, time_ns in enumerate(times) if time_ns >= lead_ns), len(times) - 1)
 

@@ -13,6 +13,7 @@ from sensor_msgs.msg import Image
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from twinbrain_ros.control.modes import Intervention, ModeChange
+from twinbrain_ros.control.timing import PAST_S, to_ns
 from twinbrain_ros.control.verdict import Motion
 
 # The way back is needed without ROS too: bags are read with it.
@@ -128,13 +129,20 @@ def trajectory_message(
 
 
 def motion_message(names: Sequence[str], motion: Motion, stamp_ns: int) -> JointTrajectory:
-    """The committed way of the arm from a decision on, which was made at `stamp_ns` on the ROS clock.
+    """The committed way of the arm, as decided at `stamp_ns` on the ROS clock; it is stamped PAST_S earlier.
 
     A ROS 2 trajectory controller forgets the trajectory before and begins each new one where the arm is
-    measured, at rest, unless that trajectory says itself where the arm is to be now. So it begins with that.
+    measured, at rest, unless that trajectory says itself where the arm is to be now. So it begins with where
+    the arm was to be a little before.
     """
-    positions, velocities = motion.positions.tolist(), motion.velocities.tolist()
-    return trajectory_message(names, motion.times_s.tolist(), positions, velocities, stamp_ns)
+    times_s, positions, velocities = motion.times_s, motion.positions, motion.velocities
+    if motion.past is not None:
+        points = zip(motion.past, (times_s, positions, velocities), strict=True)
+        times_s, positions, velocities = (np.concatenate(both) for both in points)
+    start_ns = stamp_ns - to_ns(PAST_S)
+    return trajectory_message(
+        names, (times_s + PAST_S).tolist(), positions.tolist(), velocities.tolist(), start_ns
+    )
 
 
 def mode_message(state: ModeChange, stamp_ns: int) -> ControlMode:
