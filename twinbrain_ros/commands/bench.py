@@ -7,6 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from twinbrain_ros.commands.bench_control import add_subjects
+from twinbrain_ros.commands.bench_limits import add_limits
 from twinbrain_ros.commands.bench_train import add_subject
 from twinbrain_ros.commands.common import (
     FAILED,
@@ -80,6 +81,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     add_json(policy)
     policy.set_defaults(bench=_bench_policy)
     add_subjects(subjects)
+    add_limits(subjects)
     add_subject(subjects)
     return parser
 

@@ -146,6 +146,7 @@ class RandomDriving:
         arm: what is executed, with the worst of it so far.
         commands: how many were sent.
         broken: what must not be, in words.
+        outside_m: how far outside the workspace box it was led, beyond where somebody had put it.
     """
 
     def __init__(self, robot: RobotFile, kinematics: Kinematics, seed: int, update_hz: float) -> None:
@@ -158,6 +159,8 @@ class RandomDriving:
         self.ahead = to_ns(1.7e9)  # of the ROS clock
         self.arm.stand(np.array(robot.home), self.steady)
         self.commands = self._sequence = 0
+        self.outside_m = 0.0
+        self._allowed_m = 0.0
         self._stopped = False
         self.broken: list[str] = []
         self._joints()
@@ -221,7 +224,7 @@ class RandomDriving:
     def twist(self) -> None:
         """Any velocity."""
         for entry in self._of(TwistInput):
-            twist = self.random.normal(0, 0.5, 6)
+            twist = self.random.normal(0, 0.5, 6).tolist()
             self.controller.inputs.on_twist(entry, twist[:3], twist[3:], None, self.now)
 
     def mode(self) -> None:
@@ -259,6 +262,7 @@ class RandomDriving:
             return
         shift = self.random.normal(0, 0.3, len(self.robot.arm_joints))
         self.arm.stand(np.clip(self.robot.home + shift, self.robot.lower, self.robot.upper), self.steady)
+        self._allowed_m = max(self.controller.governor.outside_m(self.arm.state.q), 0.0)
         for _ in range(20):  # it stands there for a while
             self._tick()
 
@@ -290,6 +294,11 @@ class RandomDriving:
         motion = command.motion
         if motion.velocities[-1].any() or np.any(np.diff(motion.times_s) <= 0):
             self.broken.append("a trajectory that controllers refuse")
+        led_m = max(
+            self.controller.governor.outside_m(q) for q in (motion.positions[0], motion.positions[-1])
+        )
+        self.outside_m = max(self.outside_m, led_m - self._allowed_m)
+        self._allowed_m = min(self._allowed_m, max(led_m, 0.0))
         most_s = TRANSPORT_S if self.random.random() < 0.5 else 0.002
         late_ns = int(self.random.integers(0, to_ns(most_s)))
         self.arm.send(motion, self.steady, self.steady + late_ns)
