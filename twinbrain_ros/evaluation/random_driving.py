@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from twinbrain_ros.control.controller import ArmController, ControlSettings
+from twinbrain_ros.control.go_to import WayError
 from twinbrain_ros.control.modes import Mode, ModeError
 from twinbrain_ros.control.motion import Array, State
 from twinbrain_ros.control.path import hermite
@@ -129,7 +130,7 @@ class Chance:
     events: dict[str, float] = field(
         default_factory=lambda: {
             "chunk": 0.40, "joystick": 0.15, "leader": 0.08, "twist": 0.08, "mode": 0.08, "estop": 0.02,
-            "reset": 0.06, "clock_step": 0.06, "stall": 0.04, "somebody_moves_the_arm": 0.03,
+            "reset": 0.06, "go_to": 0.04, "clock_step": 0.06, "stall": 0.04, "somebody_moves_the_arm": 0.03,
         }
     )  # fmt: skip
 
@@ -235,6 +236,12 @@ class RandomDriving:
         with contextlib.suppress(ModeError):
             self.controller.set_mode(mode, self.now, self.steady, "random", "")
 
+    def go_to(self) -> None:
+        """Somebody sends it to a pose."""
+        pose, speed = str(self.random.choice(list(self.robot.poses))), float(self.random.uniform(0.1, 1.0))
+        with contextlib.suppress(ModeError, WayError):
+            self.controller.go_to(pose, speed, self.now, self.steady, "random")
+
     def estop(self) -> None:
         """Somebody stops it."""
         self.controller.estop(self.now, self.steady, "random", "")
@@ -262,7 +269,7 @@ class RandomDriving:
             return
         shift = self.random.normal(0, 0.3, len(self.robot.arm_joints))
         self.arm.stand(np.clip(self.robot.home + shift, self.robot.lower, self.robot.upper), self.steady)
-        self._allowed_m = max(self.controller.governor.outside_m(self.arm.state.q), 0.0)
+        self._allowed_m = max(self._outside_m(self.arm.state.q), 0.0)
         for _ in range(20):  # it stands there for a while
             self._tick()
 
@@ -276,6 +283,11 @@ class RandomDriving:
         self.controller.clock.tell(self.now, self.steady)
         stamp = self.now - int(self.random.integers(0, to_ns(0.3))) * int(self.random.random() < 0.02)
         self.controller.add_joints(stamp, self.arm.state.q.copy(), 0.03)
+
+    def _outside_m(self, q: Array) -> float:
+        """How far the tool is outside the workspace box, along its worst axis [m]."""
+        position, box = self.kinematics.forward(q)[0], self.robot.workspace
+        return float(np.max(np.maximum(box.lower - position, position - box.upper)))
 
     def _tick(self) -> None:
         jitter = int(self.random.normal(0, to_ns(0.002)))
@@ -294,11 +306,10 @@ class RandomDriving:
         motion = command.motion
         if motion.velocities[-1].any() or np.any(np.diff(motion.times_s) <= 0):
             self.broken.append("a trajectory that controllers refuse")
-        led_m = max(
-            self.controller.governor.outside_m(q) for q in (motion.positions[0], motion.positions[-1])
-        )
+        led_m = max(self._outside_m(q) for q in (motion.positions[0], motion.positions[-1]))
+        if self.controller.mode is Mode.GO_TO:  # between poses it may lead outside
+            self._allowed_m = max(self._allowed_m, led_m)
         self.outside_m = max(self.outside_m, led_m - self._allowed_m)
-        self._allowed_m = min(self._allowed_m, max(led_m, 0.0))
         most_s = TRANSPORT_S if self.random.random() < 0.5 else 0.002
         late_ns = int(self.random.integers(0, to_ns(most_s)))
         self.arm.send(motion, self.steady, self.steady + late_ns)
