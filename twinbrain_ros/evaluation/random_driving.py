@@ -130,7 +130,8 @@ class Chance:
     events: dict[str, float] = field(
         default_factory=lambda: {
             "chunk": 0.40, "joystick": 0.15, "leader": 0.08, "twist": 0.08, "mode": 0.08, "estop": 0.02,
-            "reset": 0.06, "go_to": 0.04, "clock_step": 0.06, "stall": 0.04, "somebody_moves_the_arm": 0.03,
+            "reset": 0.06, "go_to": 0.04, "glitch": 0.06, "clock_step": 0.06,
+            "stall": 0.04, "somebody_moves_the_arm": 0.03,
         }
     )  # fmt: skip
 
@@ -205,8 +206,10 @@ class RandomDriving:
         self._send(self.controller.command(self.now, self.steady))
 
     def joystick(self) -> None:
-        """Any deflection, any buttons."""
+        """Any deflection, any buttons; mostly it was at rest before."""
         for entry in self._of(JoyInput):
+            if self.random.random() < 0.8:
+                self.controller.inputs.on_joy(entry, [0.0] * 8, [0] * 11, self.now)
             axes = self.random.uniform(-1.2, 1.2, 8).tolist()
             buttons = [int(self.random.random() < p) for p in (0.1, 0.02, 0.1, 0, 0.7)]
             with contextlib.suppress(TeleopError):
@@ -214,17 +217,24 @@ class RandomDriving:
                     self.estop()
 
     def leader(self) -> None:
-        """A leader arm, anywhere."""
+        """A leader arm, anywhere; mostly it was where the arm is before."""
         for entry in self.robot.teleop:
-            if isinstance(entry, LeaderInput):
-                where = self.robot.home + self.random.normal(0, 0.5, len(entry.joints))
-                joints = dict(zip(entry.joints, where, strict=True)) | {entry.gripper_joint: 0.03}
+            if not isinstance(entry, LeaderInput):
+                continue
+            away = self.robot.home + self.random.normal(0, 0.5, len(self.robot.home))
+            for where in (self.arm.state.q, away)[int(self.random.random() < 0.2) :]:
+                joints = dict.fromkeys(entry.map.names, 0.03)
+                for joint, position in zip(entry.map.joints, where.tolist(), strict=True):
+                    if joint is not None:
+                        joints[joint.name] = position
                 with contextlib.suppress(TeleopError):
                     self.controller.inputs.on_leader(entry.name, joints, self.now)
 
     def twist(self) -> None:
-        """Any velocity."""
+        """Any velocity; mostly none before."""
         for entry in self._of(TwistInput):
+            if self.random.random() < 0.8:
+                self.controller.inputs.on_twist(entry, [0.0] * 3, [0.0] * 3, None, self.now)
             twist = self.random.normal(0, 0.5, 6).tolist()
             self.controller.inputs.on_twist(entry, twist[:3], twist[3:], None, self.now)
 
@@ -252,6 +262,23 @@ class RandomDriving:
         with contextlib.suppress(ModeError):
             self.controller.reset(self.now, self.steady, "random", "")
             self._stopped = False
+
+    def glitch(self) -> None:
+        """The driver misreads: some or all joints, by little or beyond all bounds, once or a few times."""
+        q, count = self.arm.state.q, len(self.arm.state.q)
+        wrong = [
+            np.full(count, -np.pi),
+            np.zeros(count),
+            np.degrees(q),
+            np.full(count, 1e308),
+            q + self.random.normal(0, 0.4, count),
+            q + 0.12 * np.eye(count)[int(self.random.integers(count))],
+        ][int(self.random.integers(6))]
+        for _ in range(int(self.random.choice([1, 1, 2, 5]))):
+            self.steady += to_ns(0.004)
+            self.arm.run(self.steady)
+            self.controller.clock.tell(self.now, self.steady)
+            self.controller.add_joints(self.now, wrong, 0.03, self.steady)
 
     def clock_step(self) -> None:
         """The ROS clock is corrected, mostly by little."""
@@ -282,7 +309,7 @@ class RandomDriving:
         """What the arm's driver says, now and then stamped by the clock as it was before a step."""
         self.controller.clock.tell(self.now, self.steady)
         stamp = self.now - int(self.random.integers(0, to_ns(0.3))) * int(self.random.random() < 0.02)
-        self.controller.add_joints(stamp, self.arm.state.q.copy(), 0.03)
+        self.controller.add_joints(stamp, self.arm.state.q.copy(), 0.03, self.steady)
 
     def _outside_m(self, q: Array) -> float:
         """How far the tool is outside the workspace box, along its worst axis [m]."""

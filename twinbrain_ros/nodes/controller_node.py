@@ -383,7 +383,7 @@ class ControllerNode(TwinBrainNode):
 
     def take_change(self) -> None:
         assert self._controller is not None
-        self._controller.use(settings_of(self.value), bool(self.value("use_sim_time")))
+        self._controller.use(settings_of(self.value))
 
 
 def main(args: Sequence[str] | None = None) -> int:
