@@ -51,7 +51,8 @@ def rig(bench: Any, robot: RobotFile) -> ControllerRig:
 
 
 def test_an_arm_that_lies_comes_home_and_tells_on_the_way(rig: ControllerRig) -> None:
-    assert rig.bench.says(NAME, 0, "active; the arm lies in 'sleep': go_to home first")
+    lies = "active; the arm lies in 'sleep': go_to home first"
+    rig.bench.until(lambda: rig.bench.says(NAME, 0, lies), "what to do is not told")
     client = Client(rig)
     _, future = client.send("home")
     rig.bench.until(lambda: rig.mode().mode == ControlMode.GO_TO, "mode GO_TO never came")
@@ -117,6 +118,7 @@ def test_the_services_set_off_and_say_how_long_it_takes(rig: ControllerRig) -> N
 def test_from_autonomy_the_service_is_refused(rig: ControllerRig) -> None:
     rig.follower.activate(rig.robot.home)
     rig.bench.until(lambda: rig.bench.value(NAME, "pose") == "home", "its pose is not told")
+    rig.until_settled()
     rig.drive()
     answer = rig.bench.call(Trigger, "go_sleep", Trigger.Request())
     assert not answer.success and "leads nowhere from AUTONOMY: ask for HOLD first" in answer.message
