@@ -6,12 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from control_fixtures import DEADMAN, Drive
+from control_fixtures import DEADMAN, Drive, joystick
 from sim_fixtures import shared_robot
 
 from twinbrain_ros.control.governor import BOX_TOLERANCE_M
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.control.teleop import TeleopError
+from twinbrain_ros.robot.actions import matrix_to_euler
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.robot.teleop_inputs import JogInput
 
@@ -129,3 +130,36 @@ def test_a_jog_counts_after_it_was_zero() -> None:
     drive.hands = lambda now_ns: inputs.on_jog("jog", {"waist": 0.4}, now_ns)
     assert drive.run(0.3) == []
     assert "jog does not count before it was seen at rest: it is [0.4, 0.0" in inputs.problem(drive.now)
+
+
+# The tool from where the arm lies -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("index", "least"), [(0, 0.08), (2, 0.12), (4, 0.5)], ids=["x", "z", "pitch"])
+def test_from_where_the_arm_lies_it_goes_where_it_can_and_nowhere_else(index: int, least: float) -> None:
+    drive = Drive(q=SLEEP)
+    drive.tick()
+    drive.set_mode(Mode.TELEOP)
+    asked = np.zeros(6)
+    asked[index] = 0.15 if index < 3 else 0.8
+    drive.controller.inputs.on_twist("twist", (0, 0, 0), (0, 0, 0), None, drive.now)  # at rest before
+    drive.hands = lambda now_ns: drive.controller.inputs.on_twist(
+        "twist", asked[:3].tolist(), asked[3:].tolist(), None, now_ns
+    )
+    (p0, r0), _ = drive.kinematics.forward(drive.q), drive.run(1.0)
+    p1, r1 = drive.kinematics.forward(drive.q)
+    moved = np.append(p1 - p0, matrix_to_euler(r1 @ r0.T))
+    assert moved[index] > least and drive.controller.teleop_problem == ""
+    moved[index] = 0.0
+    assert np.linalg.norm(moved[:3]) < 2e-3 and np.linalg.norm(moved[3:]) < 5e-3
+    assert_smooth(drive)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_where_it_cannot_go_it_stays_and_a_person_is_told_what_to_do(sign: float) -> None:
+    drive = Drive(q=SLEEP)
+    joystick(drive, DEADMAN, y=sign)
+    drive.run(1.0)
+    assert np.max(np.abs(drive.q - drive.path[0])) < 0.02
+    expected = "the arm cannot go any further in this direction; the arm lies in 'sleep': go_to home first"
+    assert drive.controller.teleop_problem == expected

@@ -306,37 +306,6 @@ def test_where_the_arm_ends_there_is_a_way_back(push: dict[str, float]) -> None:
     assert np.all(way > 0.04), way
 
 
-# From where the arm lies ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("index", "least"), [(0, 0.08), (2, 0.12), (4, 0.5)], ids=["x", "z", "pitch"])
-def test_from_where_the_arm_lies_it_goes_where_it_can_and_nowhere_else(index: int, least: float) -> None:
-    drive = Drive(q=shared_robot().poses["sleep"].arm)
-    drive.set_mode(Mode.TELEOP)
-    asked = np.zeros(6)
-    asked[index] = SPEED if index < 3 else TURN
-    drive.hands = lambda now_ns: drive.controller.inputs.on_twist(
-        "twist", asked[:3].tolist(), asked[3:].tolist(), None, now_ns
-    )
-    (p0, r0), _ = drive.kinematics.forward(drive.q), drive.run(1.0)
-    p1, r1 = drive.kinematics.forward(drive.q)
-    moved = np.append(p1 - p0, matrix_to_euler(r1 @ r0.T))
-    assert moved[index] > least and drive.controller.teleop_problem == ""
-    moved[index] = 0.0
-    assert np.linalg.norm(moved[:3]) < 2e-3 and np.linalg.norm(moved[3:]) < 5e-3
-    assert_smooth(drive)
-
-
-@pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_where_it_cannot_go_it_stays_and_a_person_is_told_what_to_do(sign: float) -> None:
-    drive = Drive(q=shared_robot().poses["sleep"].arm)
-    joystick(drive, DEADMAN, y=sign)
-    drive.run(1.0)
-    assert np.max(np.abs(drive.q - drive.path[0])) < 0.02
-    expected = "the arm cannot go any further in this direction; the arm lies in 'sleep': go_to home first"
-    assert drive.controller.teleop_problem == expected
-
-
 # Leader -----------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ from twinbrain_ros.srv import LabelEpisode, ResetScene, SetMode, StartEpisode
 TICK_S = 0.05
 CALL_TIMEOUT_S = 10.0
 GO_TO_TIMEOUT_S = 60.0
+ASK_AGAIN_S = 0.3
 
 # Deep: the counts must be complete even if this process is held up for a while.
 EVENTS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
@@ -290,8 +291,9 @@ class LoopClient:
                 return
             refusal = result.message
             if not refusal.startswith("cannot start"):
-                break  # else: on a busy machine the joint states can be too old for a moment
-            self.spin_until(lambda: False, TICK_S)
+                break
+            # The joint states can be too old, or the arm was put elsewhere just now: in a moment they agree.
+            self.spin_until(lambda: False, ASK_AGAIN_S)
         raise LoopError(f"go_to({pose!r}): {refusal}")
 
     def _answer(self, future: Any, timeout_s: float) -> Any:
