@@ -69,6 +69,14 @@ class Motion:
     leads_to: int = 0
     past: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None = None
 
+    def with_past(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Times after the decision [P + K], and positions and velocities then [P + K, J]."""
+        own = self.times_s, self.positions, self.velocities
+        if self.past is None:
+            return own
+        times_s, positions, velocities = (np.concatenate(both) for both in zip(self.past, own, strict=True))
+        return times_s, positions, velocities
+
     @property
     def lead_s(self) -> float:
         """When the point that it leads to is due, after the decision [s]."""

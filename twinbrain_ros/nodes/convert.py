@@ -135,10 +135,7 @@ def motion_message(names: Sequence[str], motion: Motion, stamp_ns: int) -> Joint
     measured, at rest, unless that trajectory says itself where the arm is to be now. So it begins with where
     the arm was to be a little before.
     """
-    times_s, positions, velocities = motion.times_s, motion.positions, motion.velocities
-    if motion.past is not None:
-        points = zip(motion.past, (times_s, positions, velocities), strict=True)
-        times_s, positions, velocities = (np.concatenate(both) for both in points)
+    times_s, positions, velocities = motion.with_past()
     start_ns = stamp_ns - to_ns(PAST_S)
     return trajectory_message(
         names, (times_s + PAST_S).tolist(), positions.tolist(), velocities.tolist(), start_ns

@@ -10,7 +10,7 @@ import numpy as np
 from twinbrain_ros.control.controller import ArmController, ControlSettings
 from twinbrain_ros.control.joints_watch import SETTLE_S
 from twinbrain_ros.control.modes import Mode
-from twinbrain_ros.control.timing import NS_PER_S, to_ns
+from twinbrain_ros.control.timing import NS_PER_S, PAST_S, to_ns
 from twinbrain_ros.control.verdict import Command, Judged, Motion, Verdict
 from twinbrain_ros.control.watchdogs import PolicyBeat
 from twinbrain_ros.robot.chunk import ActionChunk
@@ -144,13 +144,14 @@ class LockStepArm:
             names, goal = self._finger.joints, [[command.finger_m]]
             self._finger.receive(names, goal, [motion.lead_s], self._arrived_ns)
             self._finger_m = command.finger_m
+        times_s, positions, velocities = motion.with_past()
         self._arm.receive(
             self._arm.joints,
-            motion.positions,
-            motion.times_s,
+            positions,
+            times_s + PAST_S,
             self._arrived_ns,
-            velocities=motion.velocities,
-            start_ns=_EPOCH_NS + motion.stamp_ns,
+            velocities=velocities,
+            start_ns=_EPOCH_NS + motion.stamp_ns - to_ns(PAST_S),
         )
 
     def _update(self) -> None:
