@@ -51,7 +51,7 @@ def test_a_checkpoint_that_is_not_there_leaves_the_node_up(
     bench.until(lambda: bench.says("policy_node", ERROR, "nothing"), process.output)
     assert state(bench, "policy_node") == "unconfigured"
     assert process.popen.poll() is None
-    assert process.end()[0] == 0
+    assert process.end()[0] == 0, process.output()
 
 
 def test_a_signal_while_configuring_does_not_wait(bench: Any, start_process: Callable[..., Any]) -> None:

@@ -25,6 +25,9 @@ def load_policy(checkpoint: str, device: str, threads: int, dtype: str, progress
     Raises:
         ValueError: the checkpoint, the device or the dtype cannot be used.
     """
+    directory = Path(checkpoint).expanduser() if checkpoint else demo_checkpoint()
+    if not directory.is_dir():  # said at once, not after seconds of importing
+        raise ValueError(f"{directory}: not a directory, expected a TwinBrain checkpoint")
     import torch
 
     from twinbrain_ros.brain.policy import TwinBrainPolicy
@@ -34,9 +37,7 @@ def load_policy(checkpoint: str, device: str, threads: int, dtype: str, progress
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device is {device!r}, expected one that torch can use: {error}") from error
-    return TwinBrainPolicy.from_pretrained(
-        checkpoint or demo_checkpoint(), device=device, dtype=dtype or None, progress=progress
-    )
+    return TwinBrainPolicy.from_pretrained(directory, device=device, dtype=dtype or None, progress=progress)
 
 
 def generalist_of(policy: Policy) -> Generalist | None:
