@@ -297,6 +297,9 @@ class TwinBrainNode(LifecycleNode):
         return self._arrived("unconfigured")
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._halt_and_clean()
+
+    def _halt_and_clean(self) -> TransitionCallbackReturn:
         if self.phase == "active":
             self._halt()
         self._clean()
@@ -341,8 +344,12 @@ class TwinBrainNode(LifecycleNode):
 
     def close(self) -> None:
         """Brings the node to its end from any state; nothing is driven any more afterwards."""
-        if self.phase in ("unconfigured", "inactive", "active"):
+        if self.phase == "finalized":
+            return
+        try:
             self.trigger_shutdown()
+        except RuntimeError:  # rclpy's, where a signal came in the middle of another transition
+            self._halt_and_clean()
 
     def destroy_node(self) -> None:
         """Takes the node out of the graph, its lifecycle services too."""
