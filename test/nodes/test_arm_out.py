@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
 import sys
 import types
 from pathlib import Path
@@ -11,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
+from robot_files import changed_robot
 
 from twinbrain_ros.control.verdict import Command, Motion
 from twinbrain_ros.nodes.arm_out import JointGroupOut, TrajectoryOut, make_arm_out
 from twinbrain_ros.nodes.controller_node import ControllerNode
-from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 
 ERROR = 2
 
@@ -37,20 +35,8 @@ def command(first: float, finger_m: float = 0.03) -> Command:
     return Command(Motion(0, np.array([0.04, 0.06, 0.08]), positions, np.zeros((3, 6))), finger_m)
 
 
-@pytest.fixture
-def xs_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Interbotix messages, with their real fields."""
-    messages = types.ModuleType("interbotix_xs_msgs.msg")
-    messages.JointGroupCommand = dataclasses.make_dataclass("JointGroupCommand", ["name", "cmd"])  # type: ignore[attr-defined]
-    messages.JointSingleCommand = dataclasses.make_dataclass("JointSingleCommand", ["name", "cmd"])  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "interbotix_xs_msgs", types.ModuleType("interbotix_xs_msgs"))
-    monkeypatch.setitem(sys.modules, "interbotix_xs_msgs.msg", messages)
-
-
-def test_the_interbotix_driver_is_streamed_one_position_at_a_time(
-    robot: RobotFile, xs_messages: None
-) -> None:
-    robot = dataclasses.replace(robot, command_interface="xs_joint_group")
+def test_the_interbotix_driver_is_streamed_one_position_at_a_time() -> None:
+    robot = load_robot("wx250s_xs")
     node = Sent()
     out = make_arm_out(node, robot, dry_run=False)  # type: ignore[arg-type]
     assert isinstance(out, JointGroupOut)
@@ -64,7 +50,9 @@ def test_the_interbotix_driver_is_streamed_one_position_at_a_time(
         ("arm", 0.25, 6),
     ]
     gripper = node.messages[robot.topics.gripper_trajectory]
-    assert [(m.name, m.cmd) for m in gripper] == [("gripper", 0.06)]  # both fingers, and only when it changes
+    assert [(m.name, m.cmd) for m in gripper] == [
+        ("gripper", pytest.approx(0.06))
+    ]  # both fingers, and only when it changes
 
 
 def test_a_trajectory_controller_needs_nothing_to_come_to_rest(robot: RobotFile) -> None:
@@ -77,15 +65,34 @@ def test_a_trajectory_controller_needs_nothing_to_come_to_rest(robot: RobotFile)
     assert len(message.points) == 3 and robot.topics.arm_trajectory not in node.messages
 
 
+@pytest.mark.parametrize(
+    ("like", "command", "package", "words"),
+    [
+        ("wx250s_xs", None, "interbotix_xs_msgs", "'command.interface' is 'xs_joint_group'"),
+        ("wx250s", "gripper_action", "control_msgs", "'gripper.command.interface' is 'gripper_action'"),
+        (
+            "wx250s",
+            "xs_joint_single",
+            "interbotix_xs_msgs",
+            "'gripper.command.interface' is 'xs_joint_single'",
+        ),
+    ],
+)
 def test_without_its_messages_the_controller_refuses_to_configure(
-    bench: Any, robot: RobotFile, tmp_path: Path
+    bench: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    like: str,
+    command: str,
+    package: str,
+    words: str,
 ) -> None:
-    document = yaml.safe_load(robot.path.read_text())
-    document["command"]["interface"] = "xs_joint_group"
-    path = tmp_path / "xs.yaml"
-    path.write_text(yaml.safe_dump(document))
-    shutil.copy(robot.urdf_path, tmp_path / robot.urdf_path.name)
-    node = bench.add(ControllerNode, autostart=True, robot=str(path))
+    def change(document: dict[str, Any]) -> None:
+        if command is not None:
+            document["gripper"]["command"] = {"interface": command, "topic": "gripper"}
+
+    for module in ("", ".msg", ".action"):
+        monkeypatch.setitem(sys.modules, package + module, None)  # as if it were not installed
+    node = bench.add(ControllerNode, autostart=True, robot=str(changed_robot(tmp_path, like, change).path))
     assert not node.autostart()
-    words = "'command.interface' is 'xs_joint_group', but interbotix_xs_msgs cannot be imported"
-    bench.until(lambda: bench.says("controller_node", ERROR, words))
+    bench.until(lambda: bench.says("controller_node", ERROR, f"{words}, but {package} cannot be imported"))

@@ -167,7 +167,7 @@ def test_joints_are_jogged_and_what_is_no_velocity_of_a_joint_is_named(
     path = tmp_path / "with_jog.yaml"
     path.write_text(yaml.safe_dump(document))
     shutil.copy(robot.urdf_path, tmp_path)
-    rig = ControllerRig(bench, load_robot(path), file=path)
+    rig = ControllerRig(bench, load_robot(path))
     jogs = bench.publisher(JointJog, "teleop/jog")
     jogs.publish(JointJog(joint_names=["waist"], displacements=[0.1]))
     found = "jog: found 1 joints, 0 velocities and 1 displacements, expected different joints"

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
 from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
+from std_msgs.msg import Float64MultiArray, String
 from twinbrain_ros.msg import ChunkStatus, PolicyStatus
 
 from twinbrain_ros.control.modes import Mode, ModeChange
@@ -194,15 +195,23 @@ class _Making:
 
     def commands(self, joints: JointPath, told: Callable[[float], float]) -> None:
         robot, topics = self.robot, self.robot.topics
-        if robot.command_interface != "joint_trajectory":
-            return
         for stamp_ns in self._times(COMMAND_NS):
             at_s = self._since(stamp_ns)
-            positions = [joints(at_s).tolist()]
-            self.put(topics.arm_trajectory, stamp_ns, trajectory_message(robot.arm_joints, [0.02], positions))
-            fingers = [[robot.gripper.finger(told(at_s))]]
-            command = trajectory_message([robot.gripper.joint], [0.02], fingers)
-            self.put(topics.gripper_trajectory, stamp_ns, command)
+            positions = joints(at_s).tolist()
+            if robot.command_interface == "joint_trajectory":
+                arm: Any = trajectory_message(robot.arm_joints, [0.02], [positions])
+            else:
+                arm = JointGroupCommand(name="arm", cmd=positions)
+            self.put(topics.arm_trajectory, stamp_ns, arm)
+            self.put(topics.gripper_trajectory, stamp_ns, self._gripper(robot.gripper.finger(told(at_s))))
+
+    def _gripper(self, finger_m: float) -> Any:
+        interface = self.robot.gripper_command.interface
+        if interface == "position":
+            return Float64MultiArray(data=[finger_m])
+        if interface == "xs_joint_single":
+            return JointSingleCommand(name="gripper", cmd=2 * finger_m)
+        return trajectory_message([self.robot.gripper.joint], [0.02], [[finger_m]])
 
     def events(self, modes: Sequence[tuple[float, Mode]], instructions: Sequence[tuple[float, str]]) -> None:
         for at_s, mode in modes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,29 +45,30 @@ class ControllerRig:
         node: bool = True,
         prefix: str = "",
         sim_clock: bool = False,
-        file: Path | None = None,
+        arm_type: type = JointTrajectory,
+        gripper_type: type = JointTrajectory,
         **parameters: Any,
     ) -> None:
-        """node: whether to make one; file: its robot file, if none that ships;
-        prefix: of the command topics; sim_clock: the test plays /clock."""
+        """node: whether to make one; prefix: of the command topics; sim_clock: the test plays /clock;
+        arm_type, gripper_type: of the commands."""
         self.jump_ns = 0  # by how much that clock has jumped
         self.clock = bench.node.create_publisher(Clock, "/clock", qos.SENSOR_OUT) if sim_clock else None
         if sim_clock:
             parameters["use_sim_time"] = True
             bench.node.create_timer(0.005, self._tell_time)
-        if file is not None:
-            parameters["robot"] = str(file)
         self.bench, self.robot = bench, robot
         topics = robot.topics
         if node:
-            self.node = bench.add(ControllerNode, autostart=True, **(CALM | parameters))
+            self.node = bench.add(
+                ControllerNode, autostart=True, **(CALM | {"robot": str(robot.path)} | parameters)
+            )
             assert self.node.autostart()
         self.joints = bench.publisher(JointState, topics.joint_states)
         self.chunks = bench.publisher(ActionChunkMessage, topics.action_chunk, qos.COMMAND)
         self.beats = bench.publisher(PolicyStatus, topics.policy_status, qos.COMMAND)
         self.joy = bench.publisher(Joy, "joy", qos.EVENTS)
-        self.arm = bench.record(JointTrajectory, prefix + topics.arm_trajectory, qos.COMMAND)
-        self.gripper = bench.record(JointTrajectory, prefix + topics.gripper_trajectory, qos.COMMAND)
+        self.arm = bench.record(arm_type, prefix + topics.arm_trajectory, qos.COMMAND)
+        self.gripper = bench.record(gripper_type, prefix + topics.gripper_trajectory, qos.COMMAND)
         self.status = bench.record(ChunkStatus, topics.chunk_status)
         self.modes = bench.record(ControlMode, topics.control_mode, qos.LATCHED)
         self.interventions = bench.record(Intervention, topics.intervention, qos.EVENTS)
@@ -113,7 +113,7 @@ class ControllerRig:
     def _beat(self) -> None:
         now_ns = self.now_ns()
         for message in self.arm[self._followed :]:
-            with contextlib.suppress(TrajectoryError):  # of before a jump of the clock
+            with contextlib.suppress(TrajectoryError):  # one that is late is refused, the next one counts
                 sim_messages.follow(self.follower, message, now_ns)
         self._followed = len(self.arm)
         period_ns = self.follower.kind.period_ns

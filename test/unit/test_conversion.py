@@ -6,12 +6,14 @@ import dataclasses
 import json
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from bag_fixtures import INSTRUCTION, START_NS, make_bag, swing
+from robot_files import changed_robot
 
 from twinbrain_ros.brain.config import CameraInput
 from twinbrain_ros.cli import main
@@ -72,6 +74,25 @@ def test_frames_are_what_the_live_policy_saw_and_actions_what_the_arm_was_told(
         np.testing.assert_allclose(action, tool_state(position, rotation, 1.0), atol=0.01)
     assert rows["frame_index"].tolist() == list(range(len(seen)))
     assert not rows["intervention"].any() and (rows["success"] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("like", "interface"),
+    [("wx250s", "gripper_action"), ("wx250s", "position"), ("wx250s_xs", None)],
+)
+def test_actions_tell_what_the_gripper_was_told_whatever_drives_it(
+    tmp_path: Path, like: str, interface: str | None
+) -> None:
+    def change(keys: dict[str, Any]) -> None:
+        if interface is not None:
+            keys["gripper"]["command"] = {"interface": interface, "topic": "hand/drive"}
+
+    robot = changed_robot(tmp_path, like, change)
+    told = lambda at_s: float(at_s < 1.0)  # noqa: E731
+    bag = make_bag(tmp_path / "bag", robot, 2.0, opening=lambda at_s: 0.5, told=told)
+    convert([bag.path], tmp_path / "out", ALL)
+    openings = table(tmp_path / "out")["action"][:, -1]
+    assert set(openings.tolist()) == {0.0, 1.0} and openings[0] == 1.0 and openings[-1] == 0.0
 
 
 def test_pictures_of_the_video_are_those_of_the_bag(tmp_path: Path, robot: RobotFile) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from bag_fixtures import INSTRUCTION, NS_PER_S, POLICY, START_NS, make_bag, still, swing
 from numpy.typing import NDArray
+from robot_files import changed_robot
 
 from twinbrain_ros.brain.config import CheckpointMismatch
 from twinbrain_ros.brain.policy import TwinBrainPolicy
@@ -255,6 +256,15 @@ def test_what_the_gripper_was_told_counts_not_how_thick_what_it_holds_is(
     measured = run(tmp_path / "b", robot, policy).done["autonomy"]
     assert measured.gripper_agreement() == 0.0
     assert measured.overall()[0][-1] == pytest.approx(0.63)
+
+
+@pytest.mark.parametrize("interface", ["gripper_action", "position", "xs_joint_single"])
+def test_what_the_gripper_was_told_is_known_for_every_interface(tmp_path: Path, interface: str) -> None:
+    command = {"interface": interface, "topic": "hand/drive"}
+    robot = changed_robot(tmp_path, "wx250s", lambda keys: keys["gripper"].update(command=command))
+    make_bag(tmp_path / "a", robot, opening=lambda at_s: 0.63, told=lambda at_s: 0.0)
+    policy = staying(robot, 0, 0, 0, 0, 0, 0, -1.0)  # closed
+    assert run(tmp_path / "a", robot, policy).done["autonomy"].gripper_agreement() == 1.0
 
 
 def test_a_stretch_of_teleop_is_the_persons(tmp_path: Path, robot: RobotFile) -> None:

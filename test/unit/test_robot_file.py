@@ -131,6 +131,59 @@ def test_a_missing_file_names_what_was_tried() -> None:
         load_robot("wx999")
 
 
+def test_the_gripper_follows_the_arms_interface_unless_the_file_says_otherwise() -> None:
+    plain, xs = shared_robot(), load_robot("wx250s_xs")
+    assert plain.gripper_command.interface == "joint_trajectory"
+    assert plain.gripper_command.topic == plain.topics.gripper_trajectory
+    assert xs.gripper_command.interface == "xs_joint_single"
+
+
+def test_each_group_may_say_how_it_is_commanded(edited: Callable[..., Path]) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["arm"]["command"] = {"interface": "joint_trajectory", "topic": "left/arm"}
+        command = {"interface": "gripper_action", "topic": "left/grip", "max_effort": 20.0}
+        document["gripper"]["command"] = command
+        for key in ("arm_trajectory", "gripper_trajectory"):
+            del document["topics"][key]
+        del document["command"]
+
+    robot = load_robot(edited(change))
+    assert (robot.command_interface, robot.topics.arm_trajectory) == ("joint_trajectory", "left/arm")
+    command = robot.gripper_command
+    assert (command.interface, command.topic, command.max_effort) == ("gripper_action", "left/grip", 20.0)
+    assert robot.topics.gripper_trajectory == "left/grip/commanded"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda keys: keys["topics"].pop("gripper_trajectory"), "'topics.gripper_trajectory': expected it"),
+        (lambda keys: keys["topics"].pop("arm_trajectory"), "'topics.arm_trajectory': expected it, or"),
+        (lambda keys: keys.pop("command"), "missing key 'command': expected it, or 'arm.command'"),
+        (
+            lambda keys: keys["gripper"].update(command={"interface": "goals", "topic": "a"}),
+            "'gripper.command.interface' is 'goals', expected one of joint_trajectory, gripper_action",
+        ),
+        (
+            lambda keys: keys["gripper"].update(command={"interface": "position"}),
+            "missing key 'gripper.command.topic'",
+        ),
+        (
+            lambda keys: keys["gripper"].update(
+                command={"interface": "position", "topic": "a", "max_effort": -1.0}
+            ),
+            "'gripper.command.max_effort' is -1.0",
+        ),
+    ],
+)
+def test_a_group_that_does_not_say_how_it_is_commanded_is_refused(
+    edited: Callable[..., Path], change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    with pytest.raises(RobotFileError) as refused:
+        load_robot(edited(change))
+    assert words in str(refused.value)
+
+
 def test_an_optional_key_may_be_left_out_and_is_offered_to_one_who_misspells_it() -> None:
     with_it = StrictMapping({"a": 1, "more": 2}, "file", ("a",), optional=("more",))
     without = StrictMapping({"a": 1}, "file", ("a",), optional=("more",))

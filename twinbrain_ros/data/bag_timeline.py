@@ -13,10 +13,13 @@ from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import BagError
 from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
-from twinbrain_ros.data.messages import NS_PER_S, from_time, told_finger_m
+from twinbrain_ros.data.messages import NS_PER_S, commands_from_message, from_time
 from twinbrain_ros.data.recorded import RecordedFrames
 
 Array = NDArray[np.float64]
+
+# A command's stamp and its time of receipt that are this far apart are of two clocks.
+CLOCKS_APART_S = 1.0
 
 
 class Timeline:
@@ -37,8 +40,8 @@ class Timeline:
         names = frames.robot.topics
         joint_states = [frames.topic(name) for name in names.all_joint_states]
         topics = {
-            frames.topic(names.arm_trajectory): self._on_arm,
-            frames.topic(names.gripper_trajectory): self._on_gripper,
+            frames.topic(names.arm_trajectory): self._on_command,
+            frames.topic(names.gripper_trajectory): self._on_command,
             **dict.fromkeys(joint_states, self._on_joints),
             frames.topic(names.control_mode): self._on_mode,
         }
@@ -56,24 +59,15 @@ class Timeline:
 
     # -- messages
 
-    def _on_arm(self, content: Any, log_ns: int) -> None:
-        if hasattr(content, "cmd"):  # of the Interbotix driver: one position, meant now
-            self._arm.append((log_ns, np.zeros(1), np.asarray(content.cmd, dtype=np.float64)[None]))
-            return
-        order = [list(content.joint_names).index(joint) for joint in self._robot.arm_joints]
-        times = [from_time(point.time_from_start) / NS_PER_S for point in content.points]
-        positions = np.array([point.positions for point in content.points], dtype=np.float64)[:, order]
-        if not np.isfinite(positions).all():
-            raise ValueError(f"positions are {positions.tolist()}, expected finite numbers")
-        # Unstamped ones, in older bags, begin when they arrive.
-        self._arm.append((from_time(content.header.stamp) or log_ns, np.array(times), positions))
-
-    def _on_gripper(self, content: Any, log_ns: int) -> None:
-        if hasattr(content, "cmd"):  # the distance between both fingers
-            finger_m = float(content.cmd) / 2.0
-        else:
-            finger_m = told_finger_m(content, self._robot)
-        self._gripper.append((log_ns, self._robot.gripper.opening(finger_m)))
+    def _on_command(self, content: Any, log_ns: int) -> None:
+        told = commands_from_message(content, self._robot)
+        if told.arm is not None:
+            # A stamp of another clock would move it far away.
+            late_s = (log_ns - told.start_ns) / NS_PER_S
+            since_s = late_s if told.start_ns and abs(late_s) < CLOCKS_APART_S else 0.0
+            self._arm.append((log_ns, told.times_s - since_s, told.arm))
+        if told.finger_m is not None:
+            self._gripper.append((log_ns, self._robot.gripper.opening(told.finger_m)))
 
     def _on_joints(self, content: Any, log_ns: int) -> None:
         stamp_ns = from_time(content.header.stamp)

@@ -24,12 +24,15 @@ _TELEOP: dict[type[TeleopInput], str] = {
     LeaderInput: JOINT_STATE,
     JogInput: "control_msgs/msg/JointJog",
 }
-_COMMANDS = {
-    "joint_trajectory": (TRAJECTORY, TRAJECTORY),
-    "xs_joint_group": (
-        "interbotix_xs_msgs/msg/JointGroupCommand",
-        "interbotix_xs_msgs/msg/JointSingleCommand",
-    ),
+_ARM_COMMANDS = {
+    "joint_trajectory": TRAJECTORY,
+    "xs_joint_group": "interbotix_xs_msgs/msg/JointGroupCommand",
+}
+_GRIPPER_COMMANDS = {
+    "joint_trajectory": TRAJECTORY,
+    "gripper_action": TRAJECTORY,  # beside the action, whose goals cannot be recorded
+    "position": "std_msgs/msg/Float64MultiArray",
+    "xs_joint_single": "interbotix_xs_msgs/msg/JointSingleCommand",
 }
 
 
@@ -70,7 +73,8 @@ def in_namespace(namespace: str, topic: str) -> str:
 def recorded_topics(robot: RobotFile, namespace: str = "") -> list[Topic]:
     """Every topic of an arm's contract, in a namespace."""
     names = robot.topics
-    arm, gripper = _COMMANDS[robot.command_interface]
+    arm = _ARM_COMMANDS[robot.command_interface]
+    gripper = _GRIPPER_COMMANDS[robot.gripper_command.interface]
     relative = []
     for camera in robot.cameras:
         # Who takes compressed images does so for the network's sake: raw ones are not asked for as well.

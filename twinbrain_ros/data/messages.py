@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,22 +40,75 @@ def image_from_message(message: Any, camera: Camera) -> NDArray[np.uint8]:
     )
 
 
-def leads_to(trajectory: Any, robot: RobotFile) -> int:
-    """Index of the point that an arm's trajectory leads to, before its way to rest.
+@dataclass(frozen=True, eq=False)
+class Commanded:
+    """What a driver was told in a message.
 
-    A stamped one begins PAST_S before it was decided; older bags have unstamped ones, which begin with the
-    point itself.
+    Attributes:
+        start_ns: from when its times count; 0: from when it arrives.
+        times_s: [K].
+        arm: [K, J] rad, in the order of the robot file; None: nothing of the arm.
+        velocities: [K, J] rad/s; None where the message has none.
+        leads_to: index of the point that it leads to, before its way to rest. A stamped trajectory begins
+            PAST_S before it was decided; older bags have unstamped ones, which begin with the point itself.
+        finger_m: where it leads the gripper's joint to [m]; None: nothing of the gripper.
     """
-    if from_time(trajectory.header.stamp) == 0:
-        return 0
-    lead_ns = round((PAST_S + lead_s(robot.rates.command_hz)) * NS_PER_S)
-    times = [from_time(point.time_from_start) for point in trajectory.points]
-    return next((k for k, time_ns in enumerate(times) if time_ns >= lead_ns), len(times) - 1)
+
+    start_ns: int
+    times_s: NDArray[np.float64]
+    arm: NDArray[np.float64] | None = None
+    velocities: NDArray[np.float64] | None = None
+    leads_to: int = 0
+    finger_m: float | None = None
 
 
-def told_finger_m(message: Any, robot: RobotFile) -> float:
-    """Where a trajectory of the gripper leads to [m]; raises ValueError if it is of another joint."""
-    return float(message.points[-1].positions[list(message.joint_names).index(robot.gripper.joint)])
+def commands_from_message(message: Any, robot: RobotFile) -> Commanded:
+    """What is commanded by a message, in whatever interface: trajectories of the arm, of the gripper or of
+    both, the Interbotix driver's commands, the positions of a gripper.
+
+    Raises:
+        ValueError: it is of other joints, or its numbers cannot be used.
+    """
+    if hasattr(message, "points"):
+        told = _trajectory(message, robot)
+    elif hasattr(message, "data"):  # of a controller that has the gripper's joint alone, or first
+        told = Commanded(0, np.zeros(1), finger_m=float(message.data[0]))
+    elif np.ndim(message.cmd):
+        told = Commanded(0, np.zeros(1), np.asarray(message.cmd, dtype=np.float64)[None])
+    else:  # the distance between both fingers
+        told = Commanded(0, np.zeros(1), finger_m=float(message.cmd) / 2.0)
+    if told.arm is not None:
+        count = len(robot.arm_joints)
+        if told.arm.shape[1] != count or not np.isfinite(told.arm).all():
+            raise ValueError(f"positions are {told.arm.tolist()}, expected {count} finite numbers a point")
+    if told.finger_m is not None and not np.isfinite(told.finger_m):
+        raise ValueError(f"the gripper's position is {told.finger_m}, expected a finite number")
+    return told
+
+
+def _trajectory(message: Any, robot: RobotFile) -> Commanded:
+    names, points, finger = list(message.joint_names), message.points, robot.gripper.joint
+    has_arm = all(joint in names for joint in robot.arm_joints)
+    if not points or not (has_arm or finger in names):
+        wanted = f"some of {list(robot.arm_joints)} or of {finger}"
+        raise ValueError(f"the trajectory has {len(points)} points of {names}, expected {wanted}")
+    arm = velocities = None
+    if has_arm:
+        order = [names.index(joint) for joint in robot.arm_joints]
+        arm = np.array([point.positions for point in points], dtype=np.float64)[:, order]
+        if all(len(point.velocities) for point in points):
+            velocities = np.array([point.velocities for point in points], dtype=np.float64)[:, order]
+    start_ns = from_time(message.header.stamp)
+    times_ns = np.array([from_time(point.time_from_start) for point in points])
+    ahead = np.flatnonzero(times_ns >= round((PAST_S + lead_s(robot.rates.command_hz)) * NS_PER_S))
+    return Commanded(
+        start_ns,
+        times_ns / NS_PER_S,
+        arm,
+        velocities,
+        (int(ahead[0]) if len(ahead) else len(points) - 1) if start_ns else 0,
+        float(points[-1].positions[names.index(finger)]) if finger in names else None,
+    )
 
 
 def chunk_from_message(message: Any, robot: RobotFile) -> ActionChunk:

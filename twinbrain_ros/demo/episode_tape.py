@@ -92,7 +92,7 @@ class EpisodeTape:
         arm = convert.motion_message(robot.arm_joints, motion, self._now_ns)
         self._put(robot.topics.arm_trajectory, arm)
         if command.finger_m is not None and command.finger_m != self._finger_m:
-            fingers = convert.trajectory_message([robot.gripper.joint], [motion.lead_s], [[command.finger_m]])
+            fingers = convert.trajectory_message([robot.gripper.joint], [0.0], [[command.finger_m]])
             self._put(robot.topics.gripper_trajectory, fingers)
             self._finger_m = command.finger_m
 

@@ -17,7 +17,7 @@ from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.episode_info import SUCCESS
 from twinbrain_ros.data.instructions import Instructions
 from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
-from twinbrain_ros.data.messages import NS_PER_S, from_time, leads_to
+from twinbrain_ros.data.messages import NS_PER_S, commands_from_message, from_time
 from twinbrain_ros.data.problems import Problems
 from twinbrain_ros.data.recorded import camera_topics, namespace_of, robot_of
 from twinbrain_ros.evaluation import figures
@@ -200,19 +200,15 @@ class _Reading:
             self.joints.append((self._time(message.log_ns), whole[1]))
 
     def _on_command(self, message: Message, command: Any) -> None:
-        names = self.robot.arm_joints
-        if hasattr(command, "cmd"):
-            positions, velocities, in_s = np.asarray(command.cmd, dtype=np.float64), None, 0.0
-        else:
-            order = [list(command.joint_names).index(name) for name in names]
-            point = command.points[leads_to(command, self.robot)]
-            positions = np.asarray(point.positions, dtype=np.float64)[order]
-            velocities = np.asarray(point.velocities, dtype=np.float64)
-            velocities = velocities[order] if len(velocities) else None
-            in_s = float(point.time_from_start.sec) + point.time_from_start.nanosec / NS_PER_S
-        if positions.shape != (len(names),):
-            raise ValueError(f"found {positions.shape[0]} positions, expected {len(names)}")
-        self.commands.append((self._time(message.log_ns), in_s, positions, velocities))
+        told = commands_from_message(command, self.robot)
+        if told.arm is None:
+            return
+        late_s = (message.log_ns - told.start_ns) / NS_PER_S
+        since_s = late_s if told.start_ns and abs(late_s) < CLOCKS_APART_S else 0.0
+        k = told.leads_to
+        velocities = None if told.velocities is None else told.velocities[k]
+        in_s = float(told.times_s[k]) - since_s
+        self.commands.append((self._time(message.log_ns), in_s, told.arm[k], velocities))
 
     def _on_mode(self, message: Message, state: Any) -> None:
         time_s, mode = self._time(message.log_ns), Mode(state.mode)

@@ -17,7 +17,7 @@ from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.frames import Observation
 from twinbrain_ros.data.instructions import Instructions
 from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
-from twinbrain_ros.data.messages import NS_PER_S, from_time, told_finger_m
+from twinbrain_ros.data.messages import NS_PER_S, commands_from_message, from_time
 from twinbrain_ros.data.recorded import RecordedFrames
 from twinbrain_ros.evaluation.replay_errors import Poses
 from twinbrain_ros.robot.actions import relative_ee_deltas
@@ -86,10 +86,8 @@ class Track:
         joints = [topic(name) for name in names.all_joint_states]
         mode = topic(names.control_mode)
         instructions = Instructions(self._robot, self._frames.namespace)
-        # Of the other interface the command is in the driver's units.
-        told = self._robot.command_interface == "joint_trajectory"
         gripper = topic(names.gripper_trajectory)
-        for message in bag.messages([*joints, mode, *instructions.topics, *([gripper] if told else [])]):
+        for message in bag.messages([*joints, mode, *instructions.topics, gripper]):
             try:
                 content = bag.decode(message)
                 if message.topic in joints:
@@ -115,8 +113,9 @@ class Track:
             self.start_ns = self.newest_ns if self.start_ns < 0 else self.start_ns
 
     def _on_gripper(self, content: Any) -> None:
-        finger_m = told_finger_m(content, self._robot)
-        self._told.append((self.newest_ns, self._robot.gripper.opening(finger_m)))
+        told = commands_from_message(content, self._robot)
+        if told.finger_m is not None:
+            self._told.append((self.newest_ns, self._robot.gripper.opening(told.finger_m)))
 
     @staticmethod
     def _on_change(changes: list[tuple[int, Entry]], stamp_ns: int, value: Entry) -> None:

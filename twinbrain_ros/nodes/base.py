@@ -137,6 +137,10 @@ class TwinBrainNode(LifecycleNode):
         """Something else that lasts until cleanup, and how it is destroyed."""
         self._made.append((destroy, made))
 
+    def when_done(self, future: Any, callback: Callable[[Any], None]) -> None:
+        """Calls back with the result of a future of this node, such as a service's answer."""
+        future.add_done_callback(self._guarded(lambda done: callback(done.result())))
+
     def every(self, period_s: float, callback: Callable[[], None]) -> None:
         """A timer that lasts until deactivation; it runs by a steady clock."""
         self._timers_made.append(self.create_timer(period_s, self._guarded(callback), clock=self._steady))

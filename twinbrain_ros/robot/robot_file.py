@@ -20,6 +20,7 @@ import yaml
 from twinbrain_ros.resources import robot_file_path
 from twinbrain_ros.robot.camera import Camera as Camera
 from twinbrain_ros.robot.camera import read_cameras
+from twinbrain_ros.robot.command_interfaces import ArmCommand, GripperCommand, read_commands
 from twinbrain_ros.robot.poses import Pose, read_poses
 from twinbrain_ros.robot.strict import StrictMapping
 from twinbrain_ros.robot.teleop_inputs import TeleopInput, read_teleop
@@ -27,8 +28,6 @@ from twinbrain_ros.robot.teleop_inputs import TeleopInput, read_teleop
 ACTION_SPACES = ("ee_delta", "joint_position")
 COMPOSITIONS = ("observation", "previous_target")
 EE_DELTA_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
-# A ros2_control JointTrajectoryController, or the joint-group commands of the Interbotix driver.
-COMMAND_INTERFACES = ("joint_trajectory", "xs_joint_group")
 SMALLEST = 1e-3  # of a velocity, acceleration or jerk limit: with 0 a joint could never move, or never stop
 STATE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
@@ -70,7 +69,11 @@ class Gripper:
 
 @dataclass(frozen=True)
 class Topics:
-    """Relative topic names; `joint_states` may be the first of several, merged by joint name."""
+    """Relative topic names; `joint_states` may be the first of several, merged by joint name.
+
+    `arm_trajectory`: the arm's commands. `gripper_trajectory`: what the gripper is told, which is its
+    command too unless that is an action.
+    """
 
     joint_states: str
     instruction: str
@@ -134,8 +137,8 @@ class RobotFile:
     """One robot.
 
     ``home`` [rad] has shape [len(arm_joints)] and their order, and is one of ``poses``; commands keep
-    ``limit_margin_rad`` from the position limits; ``command_interface`` is one of COMMAND_INTERFACES;
-    ``teleop``: what people drive with.
+    ``limit_margin_rad`` from the position limits; ``command_interface`` is that of the arm, one of
+    COMMAND_INTERFACES of `command_interfaces`; ``teleop``: what people drive with.
     """
 
     name: str
@@ -156,6 +159,7 @@ class RobotFile:
     observation: ObservationSpec
     workspace: Workspace
     command_interface: str
+    gripper_command: GripperCommand
     teleop: tuple[TeleopInput, ...]
 
     def urdf(self) -> str:
@@ -202,15 +206,22 @@ def load_robot(name_or_path: str | Path) -> RobotFile:
 
 def _robot(document: Any, path: Path) -> RobotFile:
     keys = ("name", "urdf", "frames", "arm", "gripper", "cameras", "topics", "rates", "action", "observation")
-    more = ("workspace", "command", "teleop")
-    top = StrictMapping(document, str(path), (*keys, *more), error=RobotFileError, optional=("poses",))
+    more = ("workspace", "teleop")
+    optional = ("poses", "command")
+    top = StrictMapping(document, str(path), (*keys, *more), error=RobotFileError, optional=optional)
     frames = top.mapping("frames", ("base", "tool"))
-    arm = top.mapping("arm", ("joints", "limits", "limit_margin_rad", "home"))
+    arm = top.mapping("arm", ("joints", "limits", "limit_margin_rad", "home"), optional=("command",))
     joints = arm.texts("joints")
     limits = _limits(arm.mapping("limits", joints), joints)
+    fingers = top.mapping("gripper", ("joint", "mimic", "closed_m", "open_m", "force_n"), ("command",))
+    commands = ("arm_trajectory", "gripper_trajectory")
+    known = tuple(key for key in Topics.__dataclass_fields__ if key != "more_joint_states")
+    may = (*commands, "instruction_in_force")
+    topics = top.mapping("topics", tuple(key for key in known if key not in may), optional=may)
+    arm_command, gripper_command = read_commands(top, arm, fingers, topics)
     rates = top.mapping("rates", ("joint_states_hz", "command_hz"))
     margin = arm.number("limit_margin_rad", 0.0, 0.5)
-    home, gripper = _home(arm, joints, limits), _gripper(top)
+    home, gripper = _home(arm, joints, limits), _gripper(fingers)
     ranges = {name: (limit.lower + margin, limit.upper - margin) for name, limit in limits.items()}
     observation = top.mapping("observation", ("state_names", "max_age_s", "max_skew_s"))
     state_names = observation.texts("state_names")
@@ -229,7 +240,7 @@ def _robot(document: Any, path: Path) -> RobotFile:
         poses=read_poses(top, home, ranges, (gripper.closed_m, gripper.open_m)),
         gripper=gripper,
         cameras=read_cameras(top),
-        topics=_topics(top),
+        topics=_topics(topics, arm_command, gripper_command),
         rates=Rates(rates.number("joint_states_hz", 1, 1000), rates.number("command_hz", 1, 1000)),
         action=_action(top, joints),
         observation=ObservationSpec(
@@ -238,17 +249,20 @@ def _robot(document: Any, path: Path) -> RobotFile:
             observation.number("max_skew_s", 0.001, 10),
         ),
         workspace=_workspace(top),
-        command_interface=top.mapping("command", ("interface",)).text("interface", COMMAND_INTERFACES),
+        command_interface=arm_command.interface,
+        gripper_command=gripper_command,
         teleop=read_teleop(top, joints),
     )
 
 
-def _topics(top: StrictMapping) -> Topics:
-    optional = ("instruction_in_force",)
-    known = tuple(key for key in Topics.__dataclass_fields__ if key != "more_joint_states")
-    source = top.mapping("topics", tuple(key for key in known if key not in optional), optional)
-    joint_states = source.topics("joint_states")
-    named = {key: source.topic(key) for key in known if key != "joint_states" and source.has(key)}
+def _topics(source: StrictMapping, arm: ArmCommand, gripper: GripperCommand) -> Topics:
+    joint_states, elsewhere = source.topics("joint_states"), ("joint_states", "more_joint_states")
+    named = {
+        key: source.topic(key)
+        for key in Topics.__dataclass_fields__
+        if key not in elsewhere and source.has(key)
+    }
+    named.update(arm_trajectory=arm.topic, gripper_trajectory=gripper.told_topic)
     return Topics(**named, joint_states=joint_states[0], more_joint_states=joint_states[1:])
 
 
@@ -282,8 +296,7 @@ def _home(arm: StrictMapping, joints: tuple[str, ...], limits: Mapping[str, Join
     return _frozen(home)
 
 
-def _gripper(top: StrictMapping) -> Gripper:
-    source = top.mapping("gripper", ("joint", "mimic", "closed_m", "open_m", "force_n"))
+def _gripper(source: StrictMapping) -> Gripper:
     closed_m = source.number("closed_m")
     open_m = source.number("open_m")
     if open_m <= closed_m:
