@@ -14,6 +14,7 @@ from twinbrain_ros.control.governor import Governor
 from twinbrain_ros.control.joints_watch import JointsWatch
 from twinbrain_ros.control.modes import ASKED, Event, Intervention, Mode, ModeChange, ModeError, Modes
 from twinbrain_ros.control.motion import Reference
+from twinbrain_ros.control.rivals import Barred
 from twinbrain_ros.control.room import Border
 from twinbrain_ros.control.strategies import ChunkSettings
 from twinbrain_ros.control.teleop import Inputs, TeleopDrive
@@ -88,6 +89,7 @@ class ArmController:
         self._intervention: Intervention | None = None
         self._finger_m: float | None = None  # as commanded last
         self._kept_from = ""  # why an input that would take over cannot
+        self.barred = Barred()
         self._number = self._ways = 0
 
     @property
@@ -286,15 +288,15 @@ class ArmController:
         mode = self._modes.next(event)
         if mode not in (Mode.TELEOP, Mode.AUTONOMY, Mode.GO_TO):
             return
-        problem = self._kept_still(now_ns, steady_ns)
+        problem = self._kept_still(mode, now_ns, steady_ns)
         if problem:
             raise ModeError(f"cannot start {mode.name.lower()}: {problem}")
         if self.mode is Mode.HOLD:
             self._start_from_here(self.clock.motion(now_ns), steady_ns)
 
-    def _kept_still(self, now_ns: int, steady_ns: int) -> str:
+    def _kept_still(self, mode: Mode, now_ns: int, steady_ns: int) -> str:
         """Why the arm cannot be driven now, by what holds it still or is measured; empty if it can."""
-        problem = self.still or self.joints_problem(now_ns)
+        problem = self.still or self.barred.reason(mode) or self.joints_problem(now_ns)
         if problem or self.mode is not Mode.HOLD:
             return problem
         return self.joints.unsettled(steady_ns)
@@ -373,7 +375,7 @@ class ArmController:
         watchdogs = self.settings.watchdogs
         motion_ns = self.clock.tell(now_ns, steady_ns)
         clock, rhythm = self._clock_watch.tick(now_ns, steady_ns, watchdogs)
-        reason = clock or rhythm or self.joints_problem(now_ns)
+        reason = clock or rhythm or self.barred.reason(self.mode) or self.joints_problem(now_ns)
         if not reason and self.driven and self.settings.follows:
             names = self._robot.arm_joints
             reason = self.joints.astray(motion_ns, self.governor, watchdogs, names)
@@ -392,7 +394,7 @@ class ArmController:
         motion_ns = self.clock.motion(now_ns)
         strongest = self.inputs.strongest(motion_ns, unasked=True)
         if strongest is not None and not taken_over:
-            name, problem = strongest.name, self._kept_still(now_ns, steady_ns)
+            name, problem = strongest.name, self._kept_still(Mode.TELEOP, now_ns, steady_ns)
             if problem:
                 self._kept_from = f"{name} cannot take over: {problem}"
             else:

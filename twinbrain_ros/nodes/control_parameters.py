@@ -42,6 +42,17 @@ FIXED = (
         False,
         "Compute and publish everything, but the commands on dry_run/<topic>, where no arm listens.",
     ),
+    Declared(
+        "check_driver",
+        True,
+        "Ask the arm's driver for its modes or controllers, and move only if none of them is wrong.",
+    ),
+    Declared(
+        "set_driver_modes",
+        False,
+        "Call what Interbotix' driver lacks; the arm must lie in its sleep pose, as torque goes off then.",
+    ),
+    Declared("controller_manager", "controller_manager", "Name of ros2_control's controller manager."),
 )
 LIVE = (
     Declared("strategy", "receding_horizon", f"How chunks follow one another: {_STRATEGIES}."),

@@ -36,6 +36,8 @@ from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.nodes.arm_out import ArmOut, make_arm_out
 from twinbrain_ros.nodes.base import TwinBrainNode
 from twinbrain_ros.nodes.control_parameters import FIXED, LIVE, settings_of
+from twinbrain_ros.nodes.driver_watch import DriverWatch
+from twinbrain_ros.nodes.graph_watch import LOOK_S
 from twinbrain_ros.nodes.health import Level
 from twinbrain_ros.nodes.pacing import Rhythm
 from twinbrain_ros.nodes.parameters import Declared
@@ -43,7 +45,6 @@ from twinbrain_ros.nodes.pose_action import PoseAction
 from twinbrain_ros.nodes.runner import run_node
 from twinbrain_ros.nodes.teleop_topics import TeleopTopics
 from twinbrain_ros.nodes.torque import Torque
-from twinbrain_ros.robot.joint_part import listed
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.srv import SetMode
@@ -110,14 +111,17 @@ class ControllerNode(TwinBrainNode):
             self.health.count(counter, 0)
         self.health.figure(LATENCY)
         self.health.figure(LATE, (50, 99, 100), LATE_KEPT)
-        controller.joints.publishers = self._joint_publishers
+        self._driver = DriverWatch(self, robot, controller.joints)
         self._controller = controller
         self._rate_hz = rate_hz
 
     def start(self) -> None:
         assert self._controller is not None
+        self._rival = ""  # whom it has told of
         self._publish_mode(self._controller.state)
         self._rhythm.restart(time.monotonic_ns())
+        self._look_round()
+        self.every(LOOK_S, self._look_round)
         self.every(1.0 / self._rate_hz, self._tick)
 
     def stop(self) -> None:
@@ -134,6 +138,17 @@ class ControllerNode(TwinBrainNode):
         if self.phase == "active" and self._controller is not None:
             self._controller.fault(*self._times(), self.get_name(), reason)
             self._tell()
+
+    def _look_round(self) -> None:
+        """One driver and one policy at a time: the tick stops the arm, a person is told meanwhile."""
+        assert self._controller is not None
+        driver, policy = self._driver.look_round()
+        self._controller.barred.driver, self._controller.barred.policy = driver, policy
+        state = self._controller.state
+        if (driver or policy) != self._rival and not state.latched and not self._controller.driven:
+            told = dataclasses.replace(state, reason=driver or policy or state.reason)
+            self._mode_out.publish(convert.mode_message(told, state.since_ns or self.now_ns()))
+        self._rival = driver or policy
 
     def _hold(self, reason: str) -> None:
         """Comes to rest: nothing has to be sent for it, see `control/governor.py`."""
@@ -173,18 +188,8 @@ class ControllerNode(TwinBrainNode):
             return
         self.health.clear("joint_states")
         self._controller.clock.tell(*self._times())
+        self._driver.add_stamp(stamp_ns, self.now_ns())
         self._controller.add_part(part, time.monotonic_ns())
-
-    def _joint_publishers(self) -> str:
-        """Who publishes joint states, if there are several on a topic; empty if not."""
-        assert self.robot is not None
-        told = []
-        for topic in self.robot.topics.all_joint_states:
-            infos = self.get_publishers_info_by_topic(self.resolve_topic_name(topic))
-            names = sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos)
-            if len(names) > 1:
-                told.append(f"{topic} is published by {listed(names)}")
-        return "; ".join(told)
 
     def _on_policy_status(self, message: PolicyStatus) -> None:
         if self._controller is not None:
@@ -221,6 +226,8 @@ class ControllerNode(TwinBrainNode):
     # Services ---------------------------------------------------------------------------------------
 
     def _on_set_mode(self, request: SetMode.Request, response: SetMode.Response) -> None:
+        if self.phase == "active":
+            self._look_round()
         asked = f"mode {request.mode} asked for by {shown(request.source)}, because {shown(request.reason)}"
         self._serve(
             response, asked,
@@ -281,8 +288,12 @@ class ControllerNode(TwinBrainNode):
         self._publish_status(chunk.sequence, chunk.observation_ns, ChunkStatus.EXECUTED, verdict, sent_ns)
 
     def check(self) -> None:
-        if self.phase != "active" or self._controller is None:
+        if self._controller is None or self._out is None:
             return
+        self._driver.check()
+        if self.phase != "active":
+            return
+        self._out.check()
         pose = self._controller.pose
         self.health.tell("pose", pose.name if pose is not None else "")
         problem = self._controller.joints_problem(self.now_ns())

@@ -109,7 +109,7 @@ class Health:
 
     def tell(self, name: str, value: str) -> None:
         """Sets a value in words."""
-        self._words[name] = value
+        self._words[name] = sentence(value)
 
     def figure(self, name: str, percents: tuple[float, ...] = (50, 99), kept: int = 1000) -> Percentiles:
         """Percentiles of the last `kept` values, shown as `<name>_p<percent>`; made on first use."""

@@ -38,6 +38,7 @@ from twinbrain_ros.msg import ChunkStatus, PolicyStatus
 from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.nodes.asking import Asking
 from twinbrain_ros.nodes.base import TwinBrainNode
+from twinbrain_ros.nodes.graph_watch import LOOK_S, GraphWatch
 from twinbrain_ros.nodes.health import Level
 from twinbrain_ros.nodes.instructions import Instructions
 from twinbrain_ros.nodes.parameters import Declared
@@ -85,6 +86,7 @@ class PolicyNode(TwinBrainNode):
         self._instructions: Instructions | None = None
         self._not_ready = ""  # why there was no observation when last looked
         self._sequence = 0
+        self._rival = ""  # why another policy stands against this one
 
     # Lifecycle --------------------------------------------------------------------------------------
 
@@ -107,6 +109,7 @@ class PolicyNode(TwinBrainNode):
         self._forget()
         self._seeds = np.random.default_rng(int(self.value("seed")))
         self._chunk_out = self.advertise(ActionChunkMessage, robot.topics.action_chunk, qos.COMMAND)
+        self._graph = GraphWatch(self, {robot.topics.action_chunk: "chunks"})
         self.subscribe(ChunkStatus, robot.topics.chunk_status, self._on_chunk_status, qos.STATUS)
         self._asking = Asking(self._make_generalist(policy), self._look, self._said.trigger)
         self._asking.hold_back(self.serve(Ask, "ask", self._asking.on_ask))
@@ -156,7 +159,17 @@ class PolicyNode(TwinBrainNode):
         )
         if self._guide is not None:
             self._guide.restart()
+        self._look_round()
+        self.every(LOOK_S, self._look_round)
         self.every(1.0 / STATUS_HZ, self._beat)
+
+    def _look_round(self) -> None:
+        """One policy at a time: of two, neither runs."""
+        self._rival = self._graph.problem()
+        if self._rival:
+            self.report("other_policy", self._rival)
+        else:
+            self.health.clear("other_policy")
 
     def stop(self) -> None:
         if self._asking is not None:
@@ -228,7 +241,7 @@ class PolicyNode(TwinBrainNode):
     def _consider(self) -> None:
         """Runs the policy if an observation has just become complete and a chunk is due."""
         assert self._frames is not None
-        if self._worker is None or self._worker.busy or not self.instruction:
+        if self._worker is None or self._worker.busy or not self.instruction or self._rival:
             return
         result = self._frames.build(self.now_ns())
         if isinstance(result, NotReady) or result.stamp_ns == self._seen_ns or self._frozen.problem():
@@ -251,9 +264,9 @@ class PolicyNode(TwinBrainNode):
         worker.ask(Request(observation, self.instruction, noise_seed, guide, sequence))
 
     def _take_answers(self) -> None:
-        """Publishes what the worker has, unless the instruction it follows is gone."""
+        """Publishes what the worker has, unless the instruction it follows is gone or another policy came."""
         answer = self._worker.take() if self._worker is not None else None
-        if answer is None:
+        if answer is None or self._rival:
             return
         if answer.error is not None:
             self.report("policy", f"no chunk: {answer.error}")
@@ -326,6 +339,8 @@ class PolicyNode(TwinBrainNode):
 
     def _problem(self, result: Observation | NotReady) -> str:
         """Why there is nothing to act on; empty if there is."""
+        if self._rival:
+            return self._rival
         if isinstance(result, NotReady):
             return result.message
         return self._frozen.problem() or ("" if self.instruction else "there is no instruction")

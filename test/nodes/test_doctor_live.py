@@ -1,0 +1,75 @@
+"""`twinbrain doctor --live` on a running graph."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from controller_rig import ControllerRig
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from stand_in_drivers import ControllerManager
+from trajectory_msgs.msg import JointTrajectory
+from twinbrain_ros.msg import ActionChunk
+
+from twinbrain_ros.cli import main
+from twinbrain_ros.demo.checks import Check
+from twinbrain_ros.demo.live_checks import live_checks
+from twinbrain_ros.nodes import qos
+from twinbrain_ros.robot.robot_file import RobotFile
+
+
+def looked_at(bench: Any, robot: RobotFile) -> dict[str, Check]:
+    """The checks by name, made in a thread of their own as by another process, while the bench runs."""
+    checks: list[Check] = []
+    thread = threading.Thread(target=lambda: checks.extend(live_checks(robot)))
+    thread.start()
+    bench.until(lambda: not thread.is_alive(), "the doctor does not come back")
+    thread.join()
+    return {check.name: check for check in checks}
+
+
+def test_a_running_arm_is_described(bench: Any, robot: RobotFile) -> None:
+    manager = ControllerManager(bench.node, robot)
+    ControllerRig(bench, robot)
+    checks = looked_at(bench, robot)
+    arm = checks["arm's commands"]
+    assert (arm.status, arm.found) == (
+        "ok", "/arm_controller/joint_trajectory from /controller_node to /bench",
+    )  # fmt: skip
+    assert checks["chunks"].found == "/action_chunk from /bench"
+    assert checks["joint states"].status == checks["clocks"].status == "ok"
+    assert "is active, at 100 Hz" in checks["arm's controller"].found
+    assert checks["quality of service"].status == "ok"
+    assert checks["/controller_node says"].status == "ok"
+    assert "/policy_node is not among" in checks["nodes"].found
+    assert checks["arm follows"].found.startswith("unknown: nothing on /arm_controller/controller_state")
+    assert manager.controllers
+
+
+def test_what_is_wrong_with_a_running_arm_is_named(bench: Any, robot: RobotFile) -> None:
+    rig = ControllerRig(bench, robot)
+    bench.node.create_publisher(JointTrajectory, robot.topics.arm_trajectory, qos.COMMAND)
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    bench.node.create_publisher(ActionChunk, robot.topics.action_chunk, best_effort)
+    rig.reads = None
+    checks = looked_at(bench, robot)
+    assert checks["arm's commands"].status == "fail"
+    assert "from /bench and /controller_node" in checks["arm's commands"].found
+    assert checks["quality of service"].status == "fail"
+    assert "/action_chunk: /controller_node does not hear /bench" in checks["quality of service"].found
+    assert checks["controllers"].found.startswith("unknown: there is no service /controller_manager/list_con")
+    assert checks["/controller_node says"].status == "fail"
+
+
+def test_without_a_graph_it_says_what_is_missing(bench: Any, robot: RobotFile) -> None:
+    checks = looked_at(bench, robot)
+    assert "/controller_node, /policy_node is not among" in checks["nodes"].found
+    assert "no driver listens to /arm_controller/joint_trajectory" in checks["arm's commands"].found
+    assert checks["joint states"].found == "none on /joint_states"
+    assert checks["clocks"].found.startswith("unknown")
+
+
+def test_a_robot_file_that_is_not_there_is_an_error_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--live", "--robot", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
