@@ -26,7 +26,7 @@ from launch_ros.actions import PushRosNamespace, SetRemap
 from launch_ros.substitutions import FindPackageShare
 
 from launch import LaunchDescription
-from twinbrain_ros.data.contract import info_topic
+from twinbrain_ros.data.contract import COMPRESSED, info_topic
 from twinbrain_ros.launching import (
     EVERYWHERE,
     arguments,
@@ -84,6 +84,16 @@ def cameras(context: Any) -> list[Any]:
     return [drivers[kind](camera, device) for camera, device in devices.items() if device != NONE]
 
 
+def remapped(camera: Camera) -> list[tuple[str, str]]:
+    """The topics of a driver, and what the robot file calls them."""
+    base = camera.base_topic
+    return [
+        ("image_raw", base),
+        (f"image_raw{COMPRESSED}", base + COMPRESSED),
+        ("camera_info", info_topic(camera)),
+    ]
+
+
 def realsense(camera: Camera, device: str) -> GroupAction:
     """A RealSense's colour stream."""
     driver = theirs(
@@ -99,11 +109,8 @@ def realsense(camera: Camera, device: str) -> GroupAction:
             "enable_depth": "false",
         },
     )
-    images, info = (
-        SetRemap(f"~/color/{name}", to)
-        for name, to in (("image_raw", camera.topic), ("camera_info", info_topic(camera)))
-    )
-    return GroupAction([PushRosNamespace(LaunchConfiguration("namespace")), images, info, driver])
+    remaps = (SetRemap(f"~/color/{name}", to) for name, to in remapped(camera))
+    return GroupAction([PushRosNamespace(LaunchConfiguration("namespace")), *remaps, driver])
 
 
 def usb_cam(camera: Camera, device: str) -> Any:
@@ -120,7 +127,7 @@ def usb_cam(camera: Camera, device: str) -> Any:
             "pixel_format": "mjpeg2rgb",
             "frame_id": f"{camera.name}_camera",
         },
-        remappings=[("image_raw", camera.topic), ("camera_info", info_topic(camera))],
+        remappings=remapped(camera),
     )
 
 

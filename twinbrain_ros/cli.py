@@ -27,12 +27,13 @@ from twinbrain_ros.commands import (
     replay,
     report,
     train,
+    views,
 )
 from twinbrain_ros.commands.common import INTERRUPTED, USAGE, CommandError
 
 COMMANDS = (
     demo, report, replay, judge, bag, convert, train, init, import_checkpoint, predict, ask, info, bench,
-    evaluate, claims, interventions, doctor,
+    evaluate, claims, interventions, doctor, views,
 )  # fmt: skip
 
 EXIT_CODES = """\

@@ -181,7 +181,9 @@ class _Making:
             for number, (camera, stamp_ns) in enumerate(zip(robot.cameras, stamps, strict=True)):
                 # Counting, so that no two images of a bag are the same.
                 pixels = np.full((camera.height, camera.width, 3), (index + 100 * number) % 256, np.uint8)
-                self.put(camera.topic, stamp_ns + ON_THE_WAY_NS, image_message(pixels, camera, stamp_ns))
+                self.put(
+                    camera.image_topic, stamp_ns + ON_THE_WAY_NS, image_message(pixels, camera, stamp_ns)
+                )
             status = PolicyStatus(observation_stamp=to_time(image_ns), policy=POLICY)
             status.header.stamp = to_time(image_ns + ON_THE_WAY_NS)
             self.put(topics.policy_status, image_ns + 2 * ON_THE_WAY_NS, status)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from stand_in import StandInPolicy
 from std_msgs.msg import String
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
@@ -54,9 +54,11 @@ class Rig:
         generalist: Any = None,
         robot_file: str = "wx250s",
         node: bool = True,
+        silent: Collection[str] = (),
         **parameters: Any,
     ) -> None:
-        """robot_file: what the node is given; its topics are those of `robot`. node: whether to make one."""
+        """robot_file: what the node is given; its topics are those of `robot`. node: whether to make one.
+        silent: cameras that a test plays itself."""
         self.bench, self.robot, self.policy = bench, robot, policy or StandIn()
         if node:
             self.node = bench.add(
@@ -64,7 +66,11 @@ class Rig:
                 **{"autostart": True, "seed": 3, "robot": robot_file} | parameters,
             )
             assert self.node.autostart()
-        self.cameras = {c.name: bench.publisher(Image, c.topic) for c in robot.cameras}
+        self.cameras = {
+            c.name: bench.publisher(convert.image_type(c), c.image_topic)
+            for c in robot.cameras
+            if c.name not in silent
+        }
         self.joints = bench.publisher(JointState, robot.topics.joint_states)
         self.words = bench.publisher(String, robot.topics.instruction, qos.LATCHED)
         self.chunks = bench.record(ActionChunkMessage, robot.topics.action_chunk, qos.STATUS)
@@ -73,7 +79,7 @@ class Rig:
     def now_ns(self) -> int:
         return int(self.bench.node.get_clock().now().nanoseconds)
 
-    def image(self, camera: str, stamp_ns: int, **changes: Any) -> Image:
+    def image(self, camera: str, stamp_ns: int, **changes: Any) -> Image | CompressedImage:
         spec = self.robot.camera(camera)
         pixels = np.full((spec.height, spec.width, 3), 7, np.uint8)
         message = convert.image_message(pixels, spec, stamp_ns)

@@ -13,7 +13,7 @@ BLOCKS, BLOCK_BYTES = 1024, 64 * 2**10
 DIGITS = 12
 MATTERS = (".json", ".safetensors")
 # How it was made, and not what it is.
-IGNORED = ("training.json",)
+IGNORED = ("training.json", "views.json")
 
 
 def fingerprint(directory: str | Path) -> str:

@@ -38,6 +38,7 @@ from twinbrain_ros.brain.realtime import MOST_GUIDANCE, Target
 from twinbrain_ros.brain.sampling import noise_for
 from twinbrain_ros.brain.twin import TwinBrain
 from twinbrain_ros.brain.units import Units
+from twinbrain_ros.data.views import TrainedView, load_views, save_views
 
 if TYPE_CHECKING:
     from twinbrain_ros.robot.chunk import Guide
@@ -52,6 +53,7 @@ class TwinBrainPolicy:
     """Weights, tokenizer and statistics together. Not thread-safe: one caller at a time.
 
     name: which checkpoint it is (`brain/fingerprint.py`), "" if it came from none.
+    views: what it was trained to see of each camera, as far as that is known (`data/views.py`).
     guidance: most that a chunk is drawn to a guide in one step of the flow (`brain/realtime.py`).
     left_period_s: the left brain runs again only when what it remembers is this old [s], or the instruction
     is a new one; 0 runs it for every chunk. The right brain always sees the newest images.
@@ -66,6 +68,7 @@ class TwinBrainPolicy:
         self.device = next(model.parameters()).device
         self.engine = TwinEngine(self.model, graphs)
         self.name = ""
+        self.views: dict[str, TrainedView] = {}
         self.left_period_s = 0.0
         self.guidance = MOST_GUIDANCE
         self.left_age_s = 0.0  # how much older the left brain's images were than the last chunk's [s]
@@ -354,6 +357,7 @@ class TwinBrainPolicy:
         directory.mkdir(parents=True, exist_ok=True)
         self.config.save(directory)
         self.tokenizer.save_pretrained(directory)
+        save_views(self.views, directory)
         checkpoint.save_weights(self.model, directory, tensors)
 
     @classmethod
@@ -384,6 +388,7 @@ class TwinBrainPolicy:
         model = checkpoint.load_model(directory, config, place, DTYPES[dtype], progress)
         policy = cls(model, checkpoint.load_tokenizer(directory))
         policy.name = checkpoint_name(directory)
+        policy.views = load_views(directory)
         return policy
 
 

@@ -72,7 +72,9 @@ def transfer(
     if model.state_encoder is not None and old.state_names == config.state_names:
         assert policy.model.state_encoder is not None
         model.state_encoder.load_state_dict(policy.model.state_encoder.state_dict())
-    TwinBrainPolicy(model, policy.tokenizer).save_pretrained(out)
+    transferred = TwinBrainPolicy(model, policy.tokenizer)
+    transferred.views = {name: view for name, view in policy.views.items() if name in cameras}
+    transferred.save_pretrained(out)
     return config
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -47,6 +49,7 @@ class Observation:
         image_stamps_ns, joint_stamp_ns: of the parts; with them `FrameBuilder.rebuild` builds it again.
         joint_stamps_ns: of every joint, the gripper's last, where they differ, else empty; `joint_stamp_ns`
             is the oldest.
+        unstamped: cameras whose images had no stamp of their own: what they show says which they were.
         images: per camera [H, W, 3] uint8 RGB.
         arm_positions: [J] measured arm joints in robot-file order [rad].
         gripper_opening: 0 closed to 1 open.
@@ -61,6 +64,20 @@ class Observation:
     image_stamps_ns: dict[str, int]
     joint_stamp_ns: int
     joint_stamps_ns: tuple[int, ...] = ()
+    unstamped: frozenset[str] = frozenset()
+
+    def image_digests(self) -> dict[str, int]:
+        """By camera what an image without a stamp is found again by; 0: its stamp."""
+        return {
+            name: image_digest(pixels) if name in self.unstamped else 0
+            for name, pixels in self.images.items()
+        }
+
+
+def image_digest(pixels: NDArray[np.uint8]) -> int:
+    """A number of 64 bits, never 0, that depends on every pixel [H, W, 3]."""
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8).digest()
+    return int.from_bytes(digest, "big") or 1
 
 
 class Problem(enum.Enum):
@@ -93,6 +110,7 @@ class Look:
 class _Image:
     stamp_ns: int
     pixels: NDArray[np.uint8]
+    header_ns: int  # of its message: by this it is found again; 0: by what it shows
 
 
 @dataclass(frozen=True)
@@ -135,9 +153,14 @@ class FrameBuilder:
             images.clear()
         self._parts.clear()
 
-    def add_image(self, camera: str, stamp_ns: int, image: NDArray[np.uint8]) -> None:
+    def add_image(
+        self, camera: str, stamp_ns: int, image: NDArray[np.uint8], header_ns: int | None = None
+    ) -> None:
         """Adds an image [H, W, 3] uint8 RGB, as `image_from_buffer` gives it.
 
+        Args:
+            stamp_ns: when it was taken, for all that is known.
+            header_ns: the stamp of its message, where that is another one; 0: it has none.
         Raises:
             FrameError: unknown camera, wrong shape or type, or a stamp that does not follow the last one.
         """
@@ -148,7 +171,7 @@ class FrameBuilder:
             raise FrameError(camera, "image", f"{image.dtype} {image.shape}", f"uint8 {expected}")
         stream = self._images[camera]
         self._check_order(camera, stream[-1].stamp_ns if stream else None, stamp_ns)
-        stream.append(_Image(stamp_ns, image))
+        stream.append(_Image(stamp_ns, image, stamp_ns if header_ns is None else header_ns))
 
     def add_joints(self, stamp_ns: int, arm_positions: NDArray[np.float64], finger_m: float) -> None:
         """Adds a joint state: arm [J] in rad in robot-file order, gripper joint in m.
@@ -202,14 +225,24 @@ class FrameBuilder:
         return self._assemble(chosen, joints)
 
     def rebuild(
-        self, image_stamps_ns: Mapping[str, int], joint_stamp_ns: int, joint_stamps_ns: Sequence[int] = ()
+        self,
+        image_stamps_ns: Mapping[str, int],
+        joint_stamp_ns: int,
+        joint_stamps_ns: Sequence[int] = (),
+        image_digests: Mapping[str, int] = MappingProxyType({}),
     ) -> Observation | NotReady:
-        """The observation that was built from exactly these messages, or which of them is not there."""
+        """The observation that was built from exactly these messages, or which of them is not there.
+
+        Args:
+            image_digests: by camera, of images that have no stamp (`Observation.image_digests`).
+        """
         chosen: dict[str, _Image] = {}
-        for name, stream in self._images.items():
-            image = _stamped(stream, image_stamps_ns.get(name))
+        for name in self._images:
+            digest = image_digests.get(name, 0)
+            image = self._named(name, image_stamps_ns.get(name, -1), digest)
             if image is None:
-                message = f"there is no image of camera {name!r} of stamp {image_stamps_ns.get(name)}"
+                which = "that shows what it saw" if digest else f"of stamp {image_stamps_ns.get(name)}"
+                message = f"there is no image of camera {name!r} {which}"
                 return NotReady(Problem.MISSING, name, message)
             chosen[name] = image
         stamps = tuple(joint_stamps_ns) or (joint_stamp_ns,) * len(self._joint_names)
@@ -251,6 +284,16 @@ class FrameBuilder:
         stamps = tuple(part.stamp_ns for part in known)
         return _Joints(stamps, np.array(positions[:-1]), float(positions[-1]))
 
+    def has_image(self, camera: str, stamp_ns: int, digest: int = 0) -> bool:
+        """Whether the image of this stamp, or without one of this digest, is among those that are kept."""
+        return self._named(camera, stamp_ns, digest) is not None
+
+    def _named(self, camera: str, stamp_ns: int, digest: int) -> _Image | None:
+        for image in reversed(self._images[camera]):
+            if image_digest(image.pixels) == digest if digest else image.header_ns == stamp_ns:
+                return image
+        return None
+
     def _assemble(self, chosen: dict[str, _Image], joints: _Joints) -> Observation:
         opening = float(self._robot.gripper.opening(joints.finger_m))
         position, rotation = self._kinematics.forward(joints.arm)
@@ -260,9 +303,10 @@ class FrameBuilder:
             arm_positions=joints.arm,
             gripper_opening=opening,
             state=tool_state(position, rotation, opening),
-            image_stamps_ns={name: image.stamp_ns for name, image in chosen.items()},
+            image_stamps_ns={name: image.header_ns or image.stamp_ns for name, image in chosen.items()},
             joint_stamp_ns=joints.stamp_ns,
             joint_stamps_ns=joints.stamps_ns if len(set(joints.stamps_ns)) > 1 else (),
+            unstamped=frozenset(name for name, image in chosen.items() if not image.header_ns),
         )
 
     def look(self, cameras: Sequence[str], now_ns: int) -> Look | NotReady:

@@ -152,4 +152,6 @@ def chunk_from_message(message: Any, robot: RobotFile) -> ActionChunk:
         joint_stamp_ns=from_time(message.joint_stamp),
         # Not in messages of older recordings.
         joint_stamps_ns=tuple(from_time(stamp) for stamp in getattr(message, "joint_stamps", ())),
+        # Older bags do not have them.
+        image_digests=tuple(int(digest) for digest in getattr(message, "image_digests", ())),
     )

@@ -8,7 +8,8 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ from twinbrain_ros.data.problems import Problems
 from twinbrain_ros.robot.chunk import ActionChunk, Guide
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import Camera, RobotFile, load_robot
+
+# Of images that have no order by stamps: so long after an observation they are no longer looked for, and so
+# many chunks are meanwhile looked after.
+GIVEN_UP_NS = NS_PER_S
+CHUNKS_TRIED = 8
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,7 @@ class RecordedFrames:
 
         Each is built from exactly the messages that the live one was built from.
         """
-        chunks = sorted(self._chunks(), key=lambda chunk: chunk.observation_ns)
+        chunks = sorted(self._chunks, key=lambda chunk: chunk.observation_ns)
         guiding = {chunk.guide_sequence for chunk in chunks}
         self._sent = {chunk.sequence: chunk for chunk in chunks if chunk.sequence in guiding}
         self._due_ns = dict(self._starts(guiding))
@@ -181,8 +187,12 @@ class RecordedFrames:
         newest: dict[str, int] = {}
         for log_ns, stream, stamp_ns, instruction, mode in self._feed():
             newest[stream] = stamp_ns
-            while waiting and self._all_there(waiting[0], newest):
-                moment = self._rebuilt(waiting.popleft(), log_ns, instruction, mode)
+            # More than the first: one whose image is missing is waited for, and must not hold up the others.
+            while chunk := next(
+                (c for c in islice(waiting, CHUNKS_TRIED) if self._all_there(c, newest, log_ns)), None
+            ):
+                waiting.remove(chunk)
+                moment = self._rebuilt(chunk, log_ns, instruction, mode)
                 if moment is not None:
                     yield moment
         for chunk in waiting:
@@ -223,7 +233,28 @@ class RecordedFrames:
                 next_ns = log_ns
         yield from due
 
-    def _chunks(self) -> Iterator[ActionChunk]:
+    @cached_property
+    def _chunks(self) -> list[ActionChunk]:
+        return list(self._read_chunks())
+
+    @cached_property
+    def _by_receipt(self) -> frozenset[str]:
+        """Cameras whose images the live policy took by the time of receipt: the robot file says so, or the
+        chunks do, by images without a stamp or with stamps that cannot be of their observation's clock."""
+        found = {camera.name for camera in self.robot.cameras if camera.stamps == "receipt"}
+        apart_ns = round(self.robot.observation.max_skew_s * NS_PER_S)
+        for chunk in self._chunks:
+            for camera, stamp_ns, digest in self._named_images(chunk):
+                if digest or abs(stamp_ns - chunk.observation_ns) > apart_ns:
+                    found.add(camera.name)
+        return frozenset(found)
+
+    def _named_images(self, chunk: ActionChunk) -> Iterator[tuple[Camera, int, int]]:
+        """By which stamp and digest a chunk names the image of each camera."""
+        digests = chunk.image_digests or (0,) * len(chunk.image_stamps_ns)
+        return zip(self.robot.cameras, chunk.image_stamps_ns, digests, strict=True)
+
+    def _read_chunks(self) -> Iterator[ActionChunk]:
         topic = self.topic(self.robot.topics.action_chunk)
         for message in self.bag.messages([topic]):
             try:
@@ -232,7 +263,8 @@ class RecordedFrames:
             except ValueError as error:
                 self.problems.add(f"chunk/{type(error).__name__}", f"{topic}: chunk not usable: {error}")
                 continue
-            if len(chunk.image_stamps_ns) != len(self.robot.cameras):
+            count = len(self.robot.cameras)
+            if len(chunk.image_stamps_ns) != count or len(chunk.image_digests) not in (0, count):
                 self.problems.add(
                     "stamps",
                     f"{topic}: a chunk names {len(chunk.image_stamps_ns)} image stamps, expected "
@@ -241,16 +273,26 @@ class RecordedFrames:
                 continue
             yield chunk
 
-    def _all_there(self, chunk: ActionChunk, newest: dict[str, int]) -> bool:
-        needed = zip(self._cameras, chunk.image_stamps_ns, strict=True)
-        if any(newest.get(stream, -1) < stamp_ns for stream, stamp_ns in needed):
+    def _all_there(self, chunk: ActionChunk, newest: dict[str, int], log_ns: int) -> bool:
+        if not self._builder.joints_came(chunk.joint_stamp_ns, chunk.joint_stamps_ns):
             return False
-        return self._builder.joints_came(chunk.joint_stamp_ns, chunk.joint_stamps_ns)
+        given_up = log_ns - chunk.observation_ns > GIVEN_UP_NS
+        for topic, (camera, stamp_ns, digest) in zip(self._cameras, self._named_images(chunk), strict=True):
+            if camera.name not in self._by_receipt:
+                if newest.get(topic, -1) < stamp_ns:
+                    return False
+            elif not (given_up or self._builder.has_image(camera.name, stamp_ns, digest)):
+                return False
+        return True
 
     def _rebuilt(self, chunk: ActionChunk, log_ns: int, instruction: str, mode: Mode) -> Moment | None:
-        names = [camera.name for camera in self._cameras.values()]
-        stamps = dict(zip(names, chunk.image_stamps_ns, strict=True))
-        seen = self._builder.rebuild(stamps, chunk.joint_stamp_ns, chunk.joint_stamps_ns)
+        named = list(self._named_images(chunk))
+        seen = self._builder.rebuild(
+            {camera.name: stamp_ns for camera, stamp_ns, _ in named},
+            chunk.joint_stamp_ns,
+            chunk.joint_stamps_ns,
+            {camera.name: digest for camera, _, digest in named},
+        )
         if isinstance(seen, NotReady):
             self.problems.add(
                 f"rebuild/{seen.stream}",
@@ -303,14 +345,14 @@ class RecordedFrames:
                 elif message.topic == self._mode:
                     mode = Mode(content.mode)
                 else:
-                    stamp_ns = self._add(message.topic, content)
+                    stamp_ns = self._add(message.topic, content, message.log_ns)
                     yield message.log_ns, message.topic, stamp_ns, instruction, mode
             except FrameError as error:
                 self.problems.add(f"{error.stream}/{error.field}", f"{message.topic}: {error}")
             except (BagError, AttributeError, ValueError) as error:
                 self.problems.add(f"{message.topic}/{type(error).__name__}", f"{message.topic}: {error}")
 
-    def _add(self, topic: str, content: Any) -> int:
+    def _add(self, topic: str, content: Any, log_ns: int) -> int:
         stamp_ns = from_time(content.header.stamp)
         if topic in self._joints:
             part = part_from_names(stamp_ns, content.name, content.position, self.robot)
@@ -318,5 +360,11 @@ class RecordedFrames:
                 self._builder.add_part(part)
             return stamp_ns
         camera = self._cameras[topic]
-        self._builder.add_image(camera.name, stamp_ns, recorded_image(content, camera))
-        return stamp_ns
+        image = recorded_image(content, camera)
+        # A live policy that did not go by receipt has refused images without a stamp; of others' recordings
+        # they are better than nothing.
+        if camera.name not in self._by_receipt and stamp_ns:
+            self._builder.add_image(camera.name, stamp_ns, image)
+            return stamp_ns
+        self._builder.add_image(camera.name, log_ns, image, stamp_ns)
+        return log_ns

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import rclpy
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import Image
 
 from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.robot.robot_file import load_robot
@@ -25,7 +25,9 @@ def main(argv: list[str]) -> int:
     robot = load_robot(args.robot)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("camera_talker")
-    publishers = [node.create_publisher(Image, camera.topic, qos.SENSOR_OUT) for camera in robot.cameras]
+    publishers: list[Any] = [
+        node.create_publisher(convert.image_type(c), c.image_topic, qos.SENSOR_OUT) for c in robot.cameras
+    ]
     end_s = time.monotonic() + MATCH_TIMEOUT_S
     while any(p.get_subscription_count() == 0 for p in publishers) and time.monotonic() < end_s:
         rclpy.spin_once(node, timeout_sec=0.05)

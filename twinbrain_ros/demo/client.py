@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +14,7 @@ from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -26,8 +26,8 @@ from twinbrain_ros.evaluation.results import Ticks
 from twinbrain_ros.evaluation.tally import OUTCOMES, ChunkTally
 from twinbrain_ros.msg import ActionChunk, ChunkStatus, ControlMode
 from twinbrain_ros.msg import SceneState as SceneStateMessage
-from twinbrain_ros.nodes import qos
-from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.nodes import convert, qos
+from twinbrain_ros.robot.robot_file import Camera, RobotFile
 from twinbrain_ros.sim.state import SceneState
 from twinbrain_ros.srv import LabelEpisode, ResetScene, SetMode, StartEpisode
 
@@ -40,7 +40,7 @@ ASK_AGAIN_S = 0.3
 # Deep: the counts must be complete even if this process is held up for a while.
 EVENTS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
 
-ImageHandler = Callable[[str, Image], None]
+ImageHandler = Callable[[str, Image | CompressedImage], None]
 
 
 class LoopError(RuntimeError):
@@ -180,12 +180,13 @@ class LoopClient:
         """Call `handler` with every scene state that arrives, or no more for None."""
         self._on_scene = handler
 
-    def watch_images(self, topics: Mapping[str, str], handler: ImageHandler) -> None:
-        """Call `handler(camera, image)` for images of these cameras (topic by name)."""
-        for camera, topic in topics.items():
+    def watch_images(self, cameras: Iterable[Camera], handler: ImageHandler) -> None:
+        """Call `handler(name, image)` for images of these cameras, which the simulator sends."""
+        for camera in cameras:
+            kind, topic = convert.image_type(camera), camera.image_topic
             self._image_subscriptions.append(
                 self.node.create_subscription(
-                    Image, topic, lambda message, camera=camera: handler(camera, message), qos.SENSOR_IN
+                    kind, topic, lambda message, name=camera.name: handler(name, message), qos.SENSOR_IN
                 )
             )
 

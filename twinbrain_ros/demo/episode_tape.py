@@ -50,7 +50,7 @@ class EpisodeTape:
     def images(self, images: Mapping[str, np.ndarray]) -> None:
         """By camera name, uint8 RGB [height, width, 3]."""
         for camera in self._robot.cameras:
-            self._put(camera.topic, convert.image_message(images[camera.name], camera, self._now_ns))
+            self._put(camera.image_topic, convert.image_message(images[camera.name], camera, self._now_ns))
 
     def joints(self, sim: TabletopSim) -> None:
         """The measured ones."""

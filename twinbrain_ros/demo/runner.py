@@ -21,7 +21,7 @@ from twinbrain_ros.sim.state import SceneState
 from twinbrain_ros.sim.tasks import Goal, Judge
 
 if TYPE_CHECKING:
-    from sensor_msgs.msg import Image
+    from sensor_msgs.msg import CompressedImage, Image
 
 RETARGET_AFTER_S = 2.0
 # The policy must have seen the new scene and read the new instruction before the arm is let go.
@@ -86,7 +86,7 @@ class EpisodeRunner:
         results = recording.results
         self._client.take_new_tally()
         if self._films:
-            self._client.watch_images({c.name: c.topic for c in self._cameras.values()}, self._on_image)
+            self._client.watch_images(self._cameras.values(), self._on_image)
         for plan in plans:
             if plan.index == self._films:
                 self._client.ignore_images()
@@ -174,7 +174,7 @@ class EpisodeRunner:
                 f"no action chunk for {text!r} within {FIRST_CHUNK_TIMEOUT_S:g} s of publishing it: {reasons}"
             )
 
-    def _on_image(self, camera: str, message: Image) -> None:
+    def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         if self._film is None:
             return
         now_s = time.monotonic() - self._started

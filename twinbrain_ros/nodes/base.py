@@ -114,9 +114,23 @@ class TwinBrainNode(LifecycleNode):
         self._made.append((self.destroy_publisher, publisher))
         return publisher
 
-    def subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
-        """A subscription that lasts until cleanup."""
-        subscription = self.create_subscription(kind, topic, self._guarded(callback), profile)
+    def subscribe(
+        self,
+        kind: type,
+        topic: str,
+        callback: Callable[..., None],
+        profile: QoSProfile,
+        informed: bool = False,
+    ) -> None:
+        """A subscription that lasts until cleanup; informed: the callback is given the message's information
+        too (a mapping: who sent it, when)."""
+        guarded = self._guarded(callback)
+
+        def on_informed(message: Any, information: Any) -> None:  # rclpy goes by the number of parameters
+            guarded(message, information)
+
+        taken = on_informed if informed else guarded
+        subscription = self.create_subscription(kind, topic, taken, profile)
         self._made.append((self.destroy_subscription, subscription))
 
     def serve(self, kind: type, name: str, callback: Callable[[Any, Any], Any]) -> Any:

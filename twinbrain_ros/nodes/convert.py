@@ -5,11 +5,12 @@ from __future__ import annotations
 import array
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Pose
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from twinbrain_ros.control.modes import Intervention, ModeChange
@@ -26,27 +27,45 @@ from twinbrain_ros.msg import Intervention as InterventionMessage
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
 
+# Encodings in which images are made, and the order of their channels.
+_MADE: dict[str, list[int] | None] = {"rgb8": None, "bgr8": [2, 1, 0]}
+JPEG_QUALITY = 95  # as image_transport's own
+
 
 def to_time(stamp_ns: int) -> Time:
     """Nanoseconds as builtin_interfaces/Time."""
     return Time(sec=stamp_ns // NS_PER_S, nanosec=stamp_ns % NS_PER_S)
 
 
-def image_message(pixels: NDArray[np.uint8], camera: Camera, stamp_ns: int) -> Image:
-    """An image [H, W, 3] uint8 RGB in the camera's own encoding."""
-    channels: dict[str, list[int] | None] = {"rgb8": None, "bgr8": [2, 1, 0]}
-    if camera.encoding not in channels:
+def image_type(camera: Camera) -> type:
+    """The type of messages that `image_message` makes for a camera.
+
+    Raises:
+        ValueError: it makes none of this encoding.
+    """
+    if camera.encoding not in _MADE:
         raise ValueError(
-            f"camera {camera.name}: encoding is {camera.encoding!r}, expected one of {list(channels)}"
+            f"camera {camera.name}: encoding is {camera.encoding!r}, expected one of {list(_MADE)}"
         )
-    order = channels[camera.encoding]
-    height, width, depth = pixels.shape
-    message = Image(height=height, width=width, encoding=camera.encoding, step=width * depth)
+    return CompressedImage if camera.compressed else Image
+
+
+def image_message(pixels: NDArray[np.uint8], camera: Camera, stamp_ns: int) -> Image | CompressedImage:
+    """An image [H, W, 3] uint8 RGB in the camera's own encoding, as JPEG if it comes compressed."""
+    kind = image_type(camera)
+    data = array.array("B")
+    if camera.compressed:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        data.frombytes(cv2.imencode(".jpg", pixels[..., ::-1], quality)[1].tobytes())
+        message = kind(format=f"{camera.encoding}; jpeg compressed bgr8")
+    else:
+        order = _MADE[camera.encoding]
+        height, width, depth = pixels.shape
+        message = kind(height=height, width=width, encoding=camera.encoding, step=width * depth)
+        data.frombytes((pixels if order is None else pixels[..., order]).tobytes())
     message.header.stamp = to_time(stamp_ns)
     message.header.frame_id = f"{camera.name}_camera"
     # An array of bytes is taken as it is; an ndarray would be checked element by element (500 times slower).
-    data = array.array("B")
-    data.frombytes((pixels if order is None else pixels[..., order]).tobytes())
     message.data = data
     return message
 
@@ -100,6 +119,7 @@ def chunk_message(chunk: ActionChunk, robot: RobotFile, now_ns: int) -> ActionCh
         guide_sequence=chunk.guide_sequence,
         guide_frozen=chunk.guide_frozen,
         image_stamps=[to_time(stamp_ns) for stamp_ns in chunk.image_stamps_ns],
+        image_digests=list(chunk.image_digests),
         joint_stamp=to_time(chunk.joint_stamp_ns),
         joint_stamps=[to_time(stamp) for stamp in chunk.joint_stamps_ns],
     )

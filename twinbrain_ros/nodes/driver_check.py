@@ -101,9 +101,7 @@ class DriverCheck:
         kind = services.ListControllers
         self._add("controllers", kind, f"{self._manager}/{LIST}", kind.Request(), SWITCHED_S)
 
-    def _add(
-        self, name: str, kind: Any, service: str, request: Any, every_s: float = float("inf")
-    ) -> None:
+    def _add(self, name: str, kind: Any, service: str, request: Any, every_s: float = float("inf")) -> None:
         self._questions[name] = _Question(self._node.create_client(kind, service), request, every_s)
 
     def close(self) -> None:

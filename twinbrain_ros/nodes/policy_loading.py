@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from twinbrain_ros.data.views import TrainedView
 from twinbrain_ros.nodes.asking import Generalist
 from twinbrain_ros.nodes.policy_worker import Policy
 from twinbrain_ros.resources import demo_checkpoint
@@ -17,6 +18,12 @@ LoadPolicy = Callable[[str, str, int, str, Progress], Policy]
 MakeGeneralist = Callable[[Policy], Generalist | None]
 TELL_S = 5.0
 WEIGHTS = "*.safetensors"
+
+
+def views_of(policy: Policy) -> Mapping[str, TrainedView]:
+    """What a policy was trained to see of each camera; other policies than ours do not say."""
+    views: Mapping[str, TrainedView] = getattr(policy, "views", {})
+    return views
 
 
 def load_policy(checkpoint: str, device: str, threads: int, dtype: str, progress: Progress) -> Policy:

@@ -11,13 +11,13 @@ inactive.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 
 from twinbrain_ros.control.realtime import RealTimeGuide
 from twinbrain_ros.control.timing import to_ns
@@ -28,18 +28,16 @@ from twinbrain_ros.data.frames import (
     Look,
     NotReady,
     Observation,
-    Problem,
 )
 from twinbrain_ros.data.frozen import FrozenCameras
 from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
-from twinbrain_ros.data.messages import image_from_message
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.msg import ChunkStatus, PolicyStatus
 from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.nodes.asking import Asking
 from twinbrain_ros.nodes.base import TwinBrainNode
+from twinbrain_ros.nodes.camera_topics import CameraTopics
 from twinbrain_ros.nodes.graph_watch import LOOK_S, GraphWatch
-from twinbrain_ros.nodes.health import Level
 from twinbrain_ros.nodes.instructions import Instructions
 from twinbrain_ros.nodes.parameters import Declared
 from twinbrain_ros.nodes.policy_loading import (
@@ -48,13 +46,14 @@ from twinbrain_ros.nodes.policy_loading import (
     MakeGeneralist,
     generalist_of,
     load_policy,
+    views_of,
 )
 from twinbrain_ros.nodes.policy_parameters import PARAMETERS
 from twinbrain_ros.nodes.policy_worker import Answer, Policy, PolicyWorker, Request
 from twinbrain_ros.nodes.runner import run_node
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
-from twinbrain_ros.robot.robot_file import Camera, RobotFile
+from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.srv import Ask
 from twinbrain_ros.text import sentence
 
@@ -80,6 +79,7 @@ class PolicyNode(TwinBrainNode):
         self._loading: Loading | None = None
         self._worker: PolicyWorker | None = None
         self._frames: FrameBuilder | None = None
+        self._cameras: CameraTopics | None = None
         self._asking: Asking | None = None
         self._answered = self.create_guard_condition(self._guarded(self._take_answers))
         self._said = self.create_guard_condition(self._guarded(self._take_said))
@@ -131,18 +131,17 @@ class PolicyNode(TwinBrainNode):
         self.get_logger().info(line)
 
     def _listen(self, robot: RobotFile) -> None:
-        for camera in robot.cameras:
-            self.health.count(f"frames_received/{camera.name}", 0)
-            self.health.count(f"frames_used/{camera.name}", 0)
-            on_image = functools.partial(self._on_image, camera)
-            self.subscribe(Image, camera.topic, on_image, qos.SENSOR_IN)
+        assert self._frames is not None and self._policy is not None
+        self._cameras = CameraTopics(
+            self, robot, self._frames, self._frozen, views_of(self._policy), self._consider
+        )
         self.health.count("chunks_published", 0)
         self.health.figure(INFERENCE)
         self.health.figure(LEFT_AGE)
         for topic in robot.topics.all_joint_states:
             self.subscribe(JointState, topic, self._on_joints, qos.SENSOR_IN)
         self.health.count("joint_states_repeated", 0)
-        assert self._instructions is not None and self._policy is not None
+        assert self._instructions is not None
         self._instructions.listen(self._policy.prompts, self._on_instruction)
 
     def start(self) -> None:
@@ -184,6 +183,7 @@ class PolicyNode(TwinBrainNode):
             self.report("ask/hung", "the generalist did not come back in time and was left behind")
         self._policy = None
         self._frames = None
+        self._cameras = None
         instructions, self._instructions = self._instructions, None
         if instructions is not None:
             instructions.close()
@@ -200,21 +200,6 @@ class PolicyNode(TwinBrainNode):
         return self._instructions.text if self._instructions is not None else ""
 
     # In ---------------------------------------------------------------------------------------------
-
-    def _on_image(self, camera: Camera, message: Image) -> None:
-        self.health.count(f"frames_received/{camera.name}")
-        if self._frames is None:
-            return
-        try:
-            image = image_from_message(message, camera)
-            stamp_ns = convert.from_time(message.header.stamp)
-            self._frames.add_image(camera.name, stamp_ns, image)
-            self._frozen.add_image(camera.name, stamp_ns, image)
-        except FrameError as error:
-            self.report(f"image/{camera.name}/{error.field}", str(error))
-            return
-        self.health.clear(f"image/{camera.name}")
-        self._consider()
 
     def _on_joints(self, message: JointState) -> None:
         if self._frames is None or self.robot is None:
@@ -240,11 +225,13 @@ class PolicyNode(TwinBrainNode):
 
     def _consider(self) -> None:
         """Runs the policy if an observation has just become complete and a chunk is due."""
-        assert self._frames is not None
+        assert self._frames is not None and self._cameras is not None
         if self._worker is None or self._worker.busy or not self.instruction or self._rival:
             return
         result = self._frames.build(self.now_ns())
-        if isinstance(result, NotReady) or result.stamp_ns == self._seen_ns or self._frozen.problem():
+        if isinstance(result, NotReady) or result.stamp_ns == self._seen_ns:
+            return
+        if self._cameras.problem() or self._frozen.problem():
             return
         self._seen_ns = result.stamp_ns
         # A stamp that went back is a source that was started again.
@@ -280,6 +267,7 @@ class PolicyNode(TwinBrainNode):
         assert self.robot is not None
         request = answer.request
         seen, actions = request.observation, np.asarray(answer.actions)
+        digests = seen.image_digests()
         chunk = ActionChunk.for_robot(
             self.robot,
             self._sequence + 1,
@@ -295,6 +283,7 @@ class PolicyNode(TwinBrainNode):
             image_stamps_ns=tuple(seen.image_stamps_ns[camera.name] for camera in self.robot.cameras),
             joint_stamp_ns=seen.joint_stamp_ns,
             joint_stamps_ns=seen.joint_stamps_ns,
+            image_digests=tuple(digests[c.name] for c in self.robot.cameras) if seen.unstamped else (),
         )
         try:
             chunk.validate(self.robot)
@@ -339,11 +328,16 @@ class PolicyNode(TwinBrainNode):
 
     def _problem(self, result: Observation | NotReady) -> str:
         """Why there is nothing to act on; empty if there is."""
+        assert self._cameras is not None
         if self._rival:
             return self._rival
         if isinstance(result, NotReady):
-            return result.message
-        return self._frozen.problem() or ("" if self.instruction else "there is no instruction")
+            return self._cameras.explained(result).message
+        return (
+            self._cameras.problem()
+            or self._frozen.problem()
+            or ("" if self.instruction else "there is no instruction")
+        )
 
     def _policy_name(self) -> str:
         return self._policy.name if self._policy is not None else ""
@@ -354,8 +348,11 @@ class PolicyNode(TwinBrainNode):
     # Questions --------------------------------------------------------------------------------------
 
     def _look(self, cameras: Sequence[str]) -> Look | NotReady:
-        assert self._frames is not None
-        return self._frames.look(cameras, self.now_ns())
+        assert self._frames is not None and self._cameras is not None
+        result = self._frames.look(cameras, self.now_ns())
+        if isinstance(result, NotReady):
+            return dataclasses.replace(result, message=self._cameras.explained(result).message)
+        return result
 
     def _take_said(self) -> None:
         if self._asking is not None:
@@ -365,17 +362,20 @@ class PolicyNode(TwinBrainNode):
         """A camera that has gone silent makes no event: look at what the frames say."""
         if self._loading is not None:
             self._publish_status(str(self._loading))
-        if self.phase != "active" or self._frames is None:
+        if self.phase != "active" or self._frames is None or self._cameras is None:
             return
+        self._cameras.check()
         result = self._frames.build(self.now_ns())
         cause = ""
         if isinstance(result, NotReady):
-            cause = f"observation/{result.problem.value}/{result.stream}"
-            level = Level.WARN if result.problem is Problem.MISSING else Level.ERROR
-            self.report(cause, result.message, level)
-        elif frozen := self._frozen.problem():
-            cause = "observation/frozen"
-            self.report(cause, frozen)
+            why = self._cameras.explained(result)
+            cause = why.cause
+            self.report(why.cause, why.message, why.level)
+        else:
+            self._cameras.compare(result)
+            if frozen := self._frozen.problem():
+                cause = "observation/frozen"
+                self.report(cause, frozen)
         if self._not_ready != cause:
             self.health.clear(self._not_ready)
         self._not_ready = cause

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twinbrain_ros.nodes.parameters import Declared
+from twinbrain_ros.robot.camera import STAMPS
 
 PARAMETERS: tuple[Declared, ...] = (
     Declared("checkpoint", "", "Directory of a TwinBrain checkpoint; empty takes the demo's."),
@@ -46,6 +47,12 @@ PARAMETERS: tuple[Declared, ...] = (
         unit="s",
         lower=0.0,
         upper=10.0,
+    ),
+    Declared(
+        "image_stamps",
+        STAMPS[0],
+        f"When an image was taken: {' or '.join(STAMPS)}; receipt is for cameras whose driver does not stamp "
+        "its images, or by another clock. The robot file may say so of one camera.",
     ),
     Declared("seed", 0, "Seed of the noise that actions are integrated from.", lower=0, upper=2**31 - 1),
 )

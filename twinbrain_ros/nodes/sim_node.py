@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
@@ -82,7 +82,8 @@ class SimNode(TwinBrainNode):
     def _connect(self, robot: RobotFile) -> None:
         topics = robot.topics
         self._images_out = {
-            camera.name: self.advertise(Image, camera.topic, qos.SENSOR_OUT) for camera in robot.cameras
+            camera.name: self.advertise(convert.image_type(camera), camera.image_topic, qos.SENSOR_OUT)
+            for camera in robot.cameras
         }
         for camera in robot.cameras:
             self.health.count(f"frames_sent/{camera.name}", 0)

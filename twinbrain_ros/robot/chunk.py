@@ -35,6 +35,7 @@ class ActionChunk:
             steps were frozen (`Guide`).
         image_stamps_ns, joint_stamp_ns: of what the observation was built from, cameras in robot-file order.
         joint_stamps_ns: of every joint, the gripper's last, where they came in parts, else empty.
+        image_digests: of images that have no stamp, 0 for the others; empty: all have one.
     """
 
     sequence: int
@@ -56,6 +57,7 @@ class ActionChunk:
     image_stamps_ns: tuple[int, ...] = ()
     joint_stamp_ns: int = 0
     joint_stamps_ns: tuple[int, ...] = ()
+    image_digests: tuple[int, ...] = ()
 
     @classmethod
     def for_robot(

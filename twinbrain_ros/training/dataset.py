@@ -43,6 +43,12 @@ class Demonstrations:
         labels = self.arrays["labels"].reshape(-1, self.arrays["labels"].shape[-1])
         return _normalizer(labels), _normalizer(self.arrays["state"])
 
+    def looks(self, count: int) -> tuple[dict[str, list[np.ndarray]], np.ndarray]:
+        """About so many frames, evenly spread: their images [H, W, 3] by camera, and their states [N, S]."""
+        rows = range(0, self.size, max(1, self.size // count))
+        images = {c.name: [self.arrays[f"image_{c.name}"][row] for row in rows] for c in self.cameras}
+        return images, self.arrays["state"][list(rows)]
+
     def batch(self, seed: int, step: int, size: int, rank: int = 0) -> PolicyBatch:
         """The batch of a step, of `size` samples, a multiple of GOALS_PER_FRAME."""
         # The first process draws what a single one would.

@@ -233,6 +233,17 @@ class MixtureSource:
             lines += [f"{first}; drawn with probability {share:.3g}", *rest]
         return lines
 
+    def looks(self, count: int) -> tuple[dict[str, list[Image]], np.ndarray]:
+        """So many frames as they are drawn for training: their images as recorded [H, W, 3] by camera, and
+        the robot's states [N, S]."""
+        rng = np.random.default_rng(count)
+        which = rng.choice(len(self.datasets), count, p=self.weights)
+        rows = np.array([self._row(i, rng.random()) for i in which], dtype=np.int64)
+        self.draws.drawn += count
+        frames = self._images(which, rows, [count])
+        states = np.stack([self.datasets[i].states[row] for i, row in zip(which, rows, strict=True)])
+        return {c.name: [images[c.name] for images in frames] for c in self.cameras}, states
+
     def batch(self, seed: int, step: int, size: int, rank: int = 0) -> PolicyBatch:
         """The `size` samples of a step for one of several processes.
 

@@ -29,6 +29,7 @@ from twinbrain_ros.training.dataset import Demonstrations
 from twinbrain_ros.training.demonstrations import generate
 from twinbrain_ros.training.loop import Rehearsal, accelerator
 from twinbrain_ros.training.lora import merged_tensors
+from twinbrain_ros.training.mixture import MixtureSource
 from twinbrain_ros.training.policy import PolicyOptions, PolicyTrainer, train_policy, twin_of
 from twinbrain_ros.training.questions import words
 from twinbrain_ros.training.sources import REPORT_FILE
@@ -106,6 +107,8 @@ class Run:
         config = self.config
         if self.accelerator.is_main_process:  # two checkpoints, each once more while it is replaced
             check_room(self.out, 4 * sum(p.numel() * p.element_size() for p in policy.model.parameters()))
+            if isinstance(source, Demonstrations | MixtureSource):
+                policy.views = sources.views_of(source)
         options = PolicyOptions(self.losses, config.lora, config.left_cache_gb, config.recompute)
         with self.watch.stage("policy"):
             train_policy(policy, source, options, config.policy, self.out, self._rehearsal(policy, options))

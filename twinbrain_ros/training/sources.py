@@ -7,14 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.data.dataset_findings import DatasetError
+from twinbrain_ros.data.views import SIDEWAYS, TrainedView, make_views
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.training.batch import Source
 from twinbrain_ros.training.config import TrainConfig
+from twinbrain_ros.training.dataset import Demonstrations
 from twinbrain_ros.training.mixture import MixtureSource
 from twinbrain_ros.training.policy import PolicyLosses
 
+FRAMES_LOOKED_AT = 1000  # for what a checkpoint keeps of its cameras' views
 REPORT_FILE = "training.json"  # in a checkpoint: how it was trained
 
 
@@ -79,3 +84,9 @@ def with_statistics(policy: TwinBrainPolicy, source: Source, config: TrainConfig
     model.config = dataclasses.replace(own, **changes)
     model.expert.config = model.config.expert
     return TwinBrainPolicy(model, policy.tokenizer)
+
+
+def views_of(source: Demonstrations | MixtureSource) -> dict[str, TrainedView]:
+    """What there is to be seen of each camera in what a policy is trained on (`data/views.py`)."""
+    images, states = source.looks(FRAMES_LOOKED_AT)
+    return make_views(images, np.asarray(states[:, SIDEWAYS], np.float64))
