@@ -153,9 +153,9 @@ def test_the_builder_names_an_unstamped_image_by_what_it_shows(robot: RobotFile)
     assert digests["front"] == image_digest(seen.images["front"]) and digests["wrist"] == 0
     assert seen.image_stamps_ns == {"front": now_ns, "wrist": now_ns - 5}
     assert builder.has_image("front", 0, digests["front"]) and not builder.has_image("front", 0, 1)
-    again = builder.rebuild(seen.image_stamps_ns, seen.joint_stamp_ns, digests)
+    again = builder.rebuild(seen.image_stamps_ns, seen.joint_stamp_ns, image_digests=digests)
     assert isinstance(again, Observation) and again.images["front"] is seen.images["front"]
-    gone = builder.rebuild(seen.image_stamps_ns, seen.joint_stamp_ns, {"front": 1})
+    gone = builder.rebuild(seen.image_stamps_ns, seen.joint_stamp_ns, image_digests={"front": 1})
     assert isinstance(gone, NotReady)
     assert gone.message == "there is no image of camera 'front' that shows what it saw"
     assert dataclasses.replace(seen, unstamped=frozenset()).image_digests() == {"front": 0, "wrist": 0}
