@@ -10,10 +10,12 @@ from twinbrain_ros.control.modes import Mode
 
 UNKNOWN = ("_NODE_NAME_UNKNOWN_", "_CREATED_BY_BARE_DDS_APP_")  # what ROS calls nodes that it has no name of
 
+NAMELESS = "a node without a name"
+
 
 def full_name(namespace: str, name: str) -> str:
     """A node's name from the root, as in `ros2 node list`."""
-    return "a node without a name" if name in UNKNOWN else f"{namespace.rstrip('/')}/{name}"
+    return NAMELESS if name in UNKNOWN else f"{namespace.rstrip('/')}/{name}"
 
 
 def rivals(own: str, publishers: Sequence[str]) -> list[str]:

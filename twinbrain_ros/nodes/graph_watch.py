@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from rclpy.node import Node
 
-from twinbrain_ros.control.rivals import full_name, rivals, rivals_sentence
+from twinbrain_ros.control.rivals import NAMELESS, full_name, rivals, rivals_sentence
 
 LOOK_S = 0.2  # two drivers see each other within a second
+NAMED_S = 0.4  # a publisher is often known a moment before its node's name is
 
 
 def publishers_of(node: Node, topic: str) -> list[str]:
@@ -26,15 +28,22 @@ class GraphWatch:
 
     def __init__(self, node: Node, topics: Mapping[str, str]) -> None:
         self._node = node
+        self._nameless_s: float | None = None  # since when a publisher without a name is seen
         self._topics = {node.resolve_topic_name(topic): alone for topic, alone in topics.items()}
 
     def problem(self) -> str:
         """Who else publishes, in one sentence; empty if nobody does."""
         own = self._node.get_fully_qualified_name()
-        for topic, alone in self._topics.items():
-            others = rivals(own, publishers_of(self._node, topic))
+        found = {topic: rivals(own, publishers_of(self._node, topic)) for topic in self._topics}
+        if not any(NAMELESS in name for others in found.values() for name in others):
+            self._nameless_s = None
+        elif self._nameless_s is None:
+            self._nameless_s = time.monotonic()
+        if self._nameless_s is not None and time.monotonic() - self._nameless_s < NAMED_S:
+            return ""
+        for topic, others in found.items():
             if others:
-                return rivals_sentence(topic, own, others, alone)
+                return rivals_sentence(topic, own, others, self._topics[topic])
         return ""
 
 
