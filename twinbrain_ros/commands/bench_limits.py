@@ -9,7 +9,7 @@ from twinbrain_ros.commands.common import FAILED, OK, add_json, positive_int, se
 from twinbrain_ros.evaluation.results import format_rows
 
 RUN = 250  # sequences of one controller's life
-UPDATE_HZ = (100.0, 250.0, 500.0)
+FOLLOWERS = ("jazzy_100", "humble_100", "jazzy_500", "humble_500", "kilted_100_from_desired")
 
 
 def add_limits(subjects: Any) -> None:
@@ -43,14 +43,15 @@ def bench_limits(args: argparse.Namespace) -> int:
     from twinbrain_ros.evaluation.random_driving import Chance, RandomDriving, Worst, verdict
     from twinbrain_ros.robot.kinematics import Kinematics
     from twinbrain_ros.robot.robot_file import load_robot
+    from twinbrain_ros.sim.follower_kinds import follower_kind
 
     rows, figures = [], []
     with tqdm(total=len(args.robot) * args.sequences, unit="sequence") as bar:
         for robot in map(load_robot, args.robot):
             kinematics, worst, commands, broken = Kinematics(robot), Worst(), 0, list[str]()
             for run, first in enumerate(range(0, args.sequences, RUN)):
-                seed = args.seed + run
-                driving = RandomDriving(robot, kinematics, seed, UPDATE_HZ[run % len(UPDATE_HZ)])
+                seed, kind = args.seed + run, follower_kind(FOLLOWERS[run % len(FOLLOWERS)])
+                driving = RandomDriving(robot, kinematics, seed, kind)
                 for number in range(min(RUN, args.sequences - first)):
                     driving.sequence(Chance())
                     bar.update()

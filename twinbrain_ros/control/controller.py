@@ -299,19 +299,25 @@ class ArmController:
         problem = self.still or self.barred.reason(mode) or self.joints_problem(now_ns)
         if problem or self.mode is not Mode.HOLD:
             return problem
-        return self.joints.unsettled(steady_ns)
+        problem = self.joints.unsettled(steady_ns)
+        if problem or self._stayed():
+            return problem
+        if self.governor.moving(self.clock.motion(now_ns)):
+            return "the arm is still coming to rest, and may not be where it was told to be"
+        return self.joints.restless(steady_ns)
+
+    def _stayed(self) -> bool:
+        """Whether the arm is where it was told to be: then it goes on from there."""
+        joints = self.joints.newest
+        if joints is None or not self.governor.placed or not self.settings.follows:
+            return False
+        left = self.governor.at(joints.stamp_ns).q
+        return self.joints.stayed(left, self.settings.watchdogs.following_error_rad)
 
     def _start_from_here(self, motion_ns: int, steady_ns: int) -> None:
         """From where the arm was left, or, if it may not be there any more, from where it is."""
-        joints = self.joints.newest
+        joints, stayed = self.joints.newest, self._stayed()
         assert joints is not None
-        stayed = (
-            self.governor.placed
-            and self.settings.follows
-            and self.joints.stayed(
-                self.governor.at(joints.stamp_ns).q, self.settings.watchdogs.following_error_rad
-            )
-        )
         self.joints.forget_motion(motion_ns)
         if not stayed:
             self.governor.place(self.joints.place(steady_ns), motion_ns)

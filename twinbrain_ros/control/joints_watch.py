@@ -25,6 +25,8 @@ from twinbrain_ros.robot.robot_file import RobotFile
 FROZEN_RAD = 0.05
 # A mode that moves is granted after readings over this time [s], and at least so many.
 SETTLE_S, SETTLE_READINGS = 0.2, 3
+# An arm at rest moves less than this in that time [rad].
+AT_REST_RAD = 0.02
 # Of an arm of which every joint is exactly 0 it takes longer: drivers send that before they have read any.
 ZEROS_S = 1.0
 KEPT_S = 1.2
@@ -240,6 +242,15 @@ class JointsWatch:
                 )
         return ""
 
+    def restless(self, arrived_ns: int) -> str:
+        """Why an arm is not at rest; empty if it is: one that is begun with anew must be."""
+        for joint, name in enumerate(self._names):
+            q = Series.of(joint, self._readings, arrived_ns - to_ns(SETTLE_S), SETTLE_READINGS).q
+            if len(q) and np.ptp(q) > AT_REST_RAD:
+                moved = f"joint {name!r} has moved by {np.ptp(q):.3f} rad in {SETTLE_S} s"
+                return f"{moved}, expected an arm at rest"
+        return ""
+
     def _who(self) -> str:
         told = self.publishers()
         return f"; {told}" if told else ""
@@ -247,11 +258,11 @@ class JointsWatch:
     # Where it is ------------------------------------------------------------------------------------
 
     def place(self, arrived_ns: int) -> Array:
-        """Where the arm is [J]: of joints at rest the median of the last readings, which no glitch moves."""
+        """Where the arm is [J]: of joints at rest the median of three readings, which no glitch moves."""
         assert self.newest is not None
         q = self.newest.arm.copy()
         for joint in range(len(q)):
-            values = Series.of(joint, self._readings, arrived_ns - to_ns(SETTLE_S), SETTLE_READINGS).q
+            values = Series.of(joint, self._readings, arrived_ns, SETTLE_READINGS).q
             if len(values) and np.ptp(values) <= AGREE_RAD:
                 q[joint] = np.median(values)
         return q

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from twinbrain_ros.control.controller import ArmController, ControlSettings
 from twinbrain_ros.control.go_to import WayError
 from twinbrain_ros.control.modes import Mode, ModeError
-from twinbrain_ros.control.motion import Array, State
-from twinbrain_ros.control.path import hermite
+from twinbrain_ros.control.motion import Array
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 from twinbrain_ros.control.teleop import TeleopError
 from twinbrain_ros.control.timing import NS_PER_S, TRANSPORT_S, to_ns
@@ -26,25 +25,21 @@ from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.robot.teleop_inputs import JoyInput, LeaderInput, TwistInput
+from twinbrain_ros.sim.follower_kinds import FollowerKind
+from twinbrain_ros.sim.following import Arrival
+from twinbrain_ros.sim.trajectory import JointTrajectoryFollower
 
 # Beyond these shares of the robot file's limits something is wrong.
 MOST_POSITION, MOST_VELOCITY, MOST_ACCELERATION = 1.05, 1.05, 1.1
 _ROUNDING_RAD = 1e-6
 
 
-def least_acceleration(before: State, after: State, dt_s: float) -> Array:
-    """The least acceleration [J] with which any motion leads from one state to the next in this time.
-
-    That of full acceleration one way and then the other; positions and velocities count.
-    """
-    change = (after.v - before.v) * dt_s
-    way = np.abs(after.q - before.q - before.v * dt_s - change / 2)
-    return np.asarray((way + np.sqrt(way**2 + change**2 / 4)) * (2.0 / dt_s**2), dtype=np.float64)
-
-
 @dataclass
 class Worst:
-    """Shares of the limits that were reached, the worst of all joints; positions beyond them in rad."""
+    """Shares of the limits that successive set-points reach, the worst of all joints.
+
+    Positions beyond their limits in rad. Of acceleration the least with which three set-points can be passed.
+    """
 
     outside_rad: float = 0.0
     velocity: float = 0.0
@@ -62,65 +57,50 @@ class Executed:
     Args:
         robot: limits and rates.
         q: where the arm stands [J].
-        update_hz: of the controller.
+        kind: which controller.
     """
 
-    def __init__(self, robot: RobotFile, q: Array, update_hz: float) -> None:
+    def __init__(self, robot: RobotFile, q: Array, kind: FollowerKind) -> None:
         limits = [robot.limits[name] for name in robot.arm_joints]
         self._lower, self._upper = robot.lower, robot.upper
         self._velocity = np.array([limit.velocity for limit in limits])
         self._acceleration = np.array([limit.acceleration for limit in limits])
-        self._period_ns = to_ns(1.0 / update_hz)
-        self._coming: list[tuple[int, int, Motion]] = []  # when it arrives, when it was decided, by real time
-        self._running: tuple[int, Motion] | None = None
+        self._joints, self._kind = robot.arm_joints, kind
+        self._coming: list[Arrival] = []  # by real time
         self.worst = Worst()
         self.stand(q, 0)
 
     def stand(self, q: Array, now_ns: int) -> None:
         """The arm is put somewhere by somebody, and stands there."""
-        self._running, self._coming = None, []
-        self.state, self._now_ns = State.rest(q), now_ns
+        self._follower = JointTrajectoryFollower(self._joints, q, self._kind)
+        self._coming = []
+        self.q, self._speed, self._now_ns = np.array(q), np.zeros(len(q)), now_ns
         self._allowed = max(float(np.max(np.maximum(self._lower - q, q - self._upper))), 0.0)
 
     def send(self, motion: Motion, decided_ns: int, arrives_ns: int) -> None:
-        """A trajectory on its way; none overtakes another."""
-        last_ns = self._coming[-1][0] if self._coming else 0
-        self._coming.append((max(arrives_ns, last_ns), decided_ns, motion))
+        """A trajectory on its way, decided at a real time; none overtakes another."""
+        last_ns = self._coming[-1].time_ns if self._coming else 0
+        self._coming.append(Arrival.of(replace(motion, stamp_ns=decided_ns), max(arrives_ns, last_ns)))
 
     def run(self, until_ns: int) -> None:
         """Updates up to a time."""
-        while self._now_ns + self._period_ns <= until_ns:
-            self._now_ns += self._period_ns
-            while self._coming and self._coming[0][0] <= self._now_ns:
-                _, decided_ns, motion = self._coming.pop(0)
-                self._running = decided_ns, motion
-            before, self.state = self.state, self._sample()
-            self._measure(before)
+        period_ns = self._kind.period_ns
+        while self._now_ns + period_ns <= until_ns:
+            self._now_ns += period_ns
+            while self._coming and self._coming[0].time_ns <= self._now_ns:
+                self._coming.pop(0).hand_to(self._follower)
+            self._measure(self._follower.update(self._now_ns, self.q), period_ns / NS_PER_S)
 
-    def _sample(self) -> State:
-        if self._running is None:
-            return self.state
-        decided_ns, motion = self._running
-        after_s = (self._now_ns - decided_ns) / NS_PER_S
-        k = int(np.searchsorted(motion.times_s, after_s, side="right"))
-        if k == len(motion.times_s):
-            return State.rest(motion.positions[-1])
-        ends = [
-            State(motion.positions[i], motion.velocities[i], motion.velocities[i] * 0) for i in (k - 1, k)
-        ]
-        span_s = float(motion.times_s[k] - motion.times_s[k - 1])
-        return hermite(ends[0], ends[1], span_s, (after_s - float(motion.times_s[k - 1])) / span_s)
-
-    def _measure(self, before: State) -> None:
-        now, dt_s, worst = self.state, self._period_ns / NS_PER_S, self.worst
-        outside = float(np.max(np.maximum(self._lower - now.q, now.q - self._upper)))
+    def _measure(self, q: Array, dt_s: float) -> None:
+        worst, speed = self.worst, (q - self.q) / dt_s
+        outside = float(np.max(np.maximum(self._lower - q, q - self._upper)))
         # An arm that was put outside may come back, but not go further.
         worst.outside_rad = max(worst.outside_rad, outside - self._allowed)
         self._allowed = min(self._allowed, max(outside, 0.0))
-        speed = np.maximum(np.abs(now.q - before.q) / dt_s, np.abs(now.v))
-        worst.velocity = max(worst.velocity, float(np.max(speed / self._velocity)))
-        needed = least_acceleration(before, now, dt_s)
-        worst.acceleration = max(worst.acceleration, float(np.max(needed / self._acceleration)))
+        worst.velocity = max(worst.velocity, float(np.max(np.abs(speed) / self._velocity)))
+        gain = np.abs(speed - self._speed) / dt_s
+        worst.acceleration = max(worst.acceleration, float(np.max(gain / self._acceleration)))
+        self.q, self._speed = q.copy(), speed
 
 
 @dataclass
@@ -142,7 +122,7 @@ class RandomDriving:
     Args:
         robot, kinematics: of the arm.
         seed: of everything.
-        update_hz: of the trajectory controller.
+        kind: the trajectory controller.
 
     Attributes:
         arm: what is executed, with the worst of it so far.
@@ -151,12 +131,12 @@ class RandomDriving:
         outside_m: how far outside the workspace box it was led, beyond where somebody had put it.
     """
 
-    def __init__(self, robot: RobotFile, kinematics: Kinematics, seed: int, update_hz: float) -> None:
+    def __init__(self, robot: RobotFile, kinematics: Kinematics, seed: int, kind: FollowerKind) -> None:
         self.random = np.random.default_rng(seed)
         self.robot, self.kinematics = robot, kinematics
         strategy = list(Strategy)[seed % len(Strategy)]
         self.controller = ArmController(robot, kinematics, ControlSettings(ChunkSettings(strategy)))
-        self.arm = Executed(robot, np.array(robot.home), update_hz)
+        self.arm = Executed(robot, np.array(robot.home), kind)
         self.steady = to_ns(100.0)
         self.ahead = to_ns(1.7e9)  # of the ROS clock
         self.arm.stand(np.array(robot.home), self.steady)
@@ -190,7 +170,7 @@ class RandomDriving:
         random, action, count = self.random, self.robot.action, len(self.robot.arm_joints)
         self._sequence += 1
         late = int(random.integers(0, to_ns(0.3)))
-        q = self.arm.state.q
+        q = self.arm.q
         if action.space == "ee_delta":
             data = random.normal(0, [0.03, 0.03, 0.03, 0.1, 0.1, 0.3, 1], (action.horizon, 7))
         else:
@@ -222,7 +202,7 @@ class RandomDriving:
             if not isinstance(entry, LeaderInput):
                 continue
             away = self.robot.home + self.random.normal(0, 0.5, len(self.robot.home))
-            for where in (self.arm.state.q, away)[int(self.random.random() < 0.2) :]:
+            for where in (self.arm.q, away)[int(self.random.random() < 0.2) :]:
                 joints = dict.fromkeys(entry.map.names, 0.03)
                 for joint, position in zip(entry.map.joints, where.tolist(), strict=True):
                     if joint is not None:
@@ -265,7 +245,7 @@ class RandomDriving:
 
     def glitch(self) -> None:
         """The driver misreads: some or all joints, by little or beyond all bounds, once or a few times."""
-        q, count = self.arm.state.q, len(self.arm.state.q)
+        q, count = self.arm.q, len(self.arm.q)
         wrong = [
             np.full(count, -np.pi),
             np.zeros(count),
@@ -296,7 +276,7 @@ class RandomDriving:
             return
         shift = self.random.normal(0, 0.3, len(self.robot.arm_joints))
         self.arm.stand(np.clip(self.robot.home + shift, self.robot.lower, self.robot.upper), self.steady)
-        self._allowed_m = max(self._outside_m(self.arm.state.q), 0.0)
+        self._allowed_m = max(self._outside_m(self.arm.q), 0.0)
         for _ in range(20):  # it stands there for a while
             self._tick()
 
@@ -309,7 +289,7 @@ class RandomDriving:
         """What the arm's driver says, now and then stamped by the clock as it was before a step."""
         self.controller.clock.tell(self.now, self.steady)
         stamp = self.now - int(self.random.integers(0, to_ns(0.3))) * int(self.random.random() < 0.02)
-        self.controller.add_joints(stamp, self.arm.state.q.copy(), 0.03, self.steady)
+        self.controller.add_joints(stamp, self.arm.q, 0.03, self.steady)
 
     def _outside_m(self, q: Array) -> float:
         """How far the tool is outside the workspace box, along its worst axis [m]."""

@@ -43,6 +43,21 @@ class Arrival:
         times_s, positions, velocities = motion.with_past()
         return Arrival(time_ns, motion.stamp_ns - to_ns(PAST_S), times_s + PAST_S, positions, velocities)
 
+    def hand_to(self, follower: JointTrajectoryFollower) -> None:
+        """Lets a follower receive it.
+
+        Raises:
+            TrajectoryError: it is refused.
+        """
+        follower.receive(
+            follower.joints,
+            self.positions,
+            self.times_s,
+            self.time_ns,
+            velocities=self.velocities,
+            start_ns=self.stamp_ns,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Followed:
@@ -94,14 +109,7 @@ def follow(
     refused = []
     for message in sorted(messages, key=lambda entry: entry.time_ns):
         try:
-            follower.receive(
-                joints,
-                message.positions,
-                message.times_s,
-                message.time_ns,
-                velocities=message.velocities,
-                start_ns=message.stamp_ns,
-            )
+            message.hand_to(follower)
         except TrajectoryError as error:
             refused.append(str(error))
     if first_ns is None:
