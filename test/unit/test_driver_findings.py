@@ -209,6 +209,19 @@ def test_a_second_node_of_ones_own_name_is_a_rival_too() -> None:
 # Clocks ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("offset_ms", "ahead"), [(200.0, "0.196"), (50.0, ""), (-10.0, ""), (-200.0, "")])
+def test_an_arm_whose_driver_is_far_ahead_of_its_commands_is_not_moved(offset_ms: float, ahead: str) -> None:
+    found = watched(offset_ms).too_far_ahead()
+    assert (f"the driver's clock is {ahead} s ahead" in found) if ahead else found == ""
+
+
+def test_one_stamp_from_before_the_clock_was_set_back_bars_nothing() -> None:
+    watch = StampWatch()
+    for k in range(30):
+        watch.add(k * 10 * MS + NS_PER_S + (500 * MS if k == 12 else 0), k * 10 * MS + NS_PER_S)
+        assert watch.too_far_ahead() == ""
+
+
 def watched(offset_ms: float, late_ms: Any = (1.0, 4.0, 30.0), every_ms: int = 40) -> StampWatch:
     """A hundred messages, stamped by a clock that is ahead by `offset_ms`, on the way for some time."""
     watch = StampWatch()

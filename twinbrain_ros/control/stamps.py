@@ -8,6 +8,7 @@ NS_PER_S = 1_000_000_000
 WINDOW_S = 2.0
 LEAST = 10  # readings, before anything is said
 AHEAD_S = 0.02  # a message from the future by more than this cannot be but another clock's
+TOO_FAR_AHEAD_S = 0.05  # commands lead by less: they would be on their way to rest when they begin, or over
 OLD_S = 0.04  # all of a window are older, and by the same: late, or of a clock that is behind
 SAME_S = 0.02  # a busy machine or network is late by more than this once more, once less
 OTHER_CLOCK_S = 60.0
@@ -36,6 +37,20 @@ class StampWatch:
     def offset_s(self) -> float | None:
         """The least age [s], below 0 if it is from the future; None before enough came."""
         return min(age for _, age in self._ages) if len(self._ages) >= LEAST else None
+
+    def too_far_ahead(self) -> str:
+        """Why an arm that takes stamped commands must not be moved; empty if it may."""
+        if len(self._ages) < LEAST:
+            return ""
+        # In the middle: a stamp from before the clock was stepped, or a late message, says nothing.
+        ahead_s = -sorted(age for _, age in self._ages)[len(self._ages) // 2]
+        if not TOO_FAR_AHEAD_S < ahead_s < OTHER_CLOCK_S:
+            return ""
+        return (
+            f"the driver's clock is {ahead_s:.3f} s ahead of this machine's, by the stamps of joint_states, "
+            f"expected at most {TOO_FAR_AHEAD_S} s: commands would be over before they begin; synchronise "
+            "the clocks (chrony, PTP)"
+        )
 
     def problem(self) -> str:
         """What is wrong with the clocks and what that does, in one sentence; empty if nothing is seen."""

@@ -33,6 +33,8 @@ class DriverWatch:
         arm, gripper = prefix + topics.arm_trajectory, prefix + topics.gripper_trajectory
         self._graph = GraphWatch(node, {arm: "the arm's commands", gripper: "the gripper's commands"})
         self._stamps, self._told = StampWatch(), set[str]()
+        simulated = bool(node.value("use_sim_time"))
+        self._stamped = robot.command_interface == "joint_trajectory" and not simulated
         self._check: DriverCheck | None = None
         if node.value("check_driver") and not dry_run:
             self._check = DriverCheck(node, node.when_done, robot, node.value("controller_manager"))
@@ -57,7 +59,8 @@ class DriverWatch:
         policy = several_publishers(self._node, self._robot.topics.action_chunk, "chunks")
         self._tell("other_driver", other, Level.ERROR)
         self._tell("other_policy", policy, Level.ERROR)
-        return other or (self._check.problem() if self._check is not None else ""), policy
+        clock = self._stamps.too_far_ahead() if self._stamped else ""
+        return other or clock or (self._check.problem() if self._check is not None else ""), policy
 
     def check(self) -> None:
         """To be called once a second."""
