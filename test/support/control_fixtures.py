@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 from sim_fixtures import shared_kinematics, shared_robot
 
-from twinbrain_ros.control.controller import ArmController, ControlSettings, Happening
+from twinbrain_ros.control.controller import ArmController, Happening
 from twinbrain_ros.control.joints_watch import SETTLE_S
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.control.motion import Array
+from twinbrain_ros.control.settings import ControlSettings
 from twinbrain_ros.control.timing import to_ns
 from twinbrain_ros.control.verdict import Command, Judged, Outcome
 from twinbrain_ros.control.watchdogs import PolicyBeat

@@ -7,9 +7,10 @@ import pytest
 from control_fixtures import FORWARD, STILL, T0, TICK, Drive
 from sim_fixtures import shared_kinematics, shared_robot
 
-from twinbrain_ros.control.controller import ArmController, ControlSettings
+from twinbrain_ros.control.controller import ArmController
 from twinbrain_ros.control.joints_watch import SAME_PLACE_RAD
 from twinbrain_ros.control.modes import Mode, ModeChange, ModeError
+from twinbrain_ros.control.settings import ControlSettings
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 from twinbrain_ros.control.timing import lead_s, to_ns
 from twinbrain_ros.control.verdict import Judged, Outcome

@@ -12,9 +12,9 @@ import pytest
 from control_fixtures import FORWARD, STILL, T0, TICK, Drive, make_chunk, with_action
 from sim_fixtures import shared_kinematics, shared_robot
 
-from twinbrain_ros.control.controller import ControlSettings
 from twinbrain_ros.control.governor import BOX_TOLERANCE_M
 from twinbrain_ros.control.modes import Mode
+from twinbrain_ros.control.settings import ControlSettings
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 from twinbrain_ros.control.timing import to_ns
 from twinbrain_ros.control.verdict import Judged, Outcome, Verdict

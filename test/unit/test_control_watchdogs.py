@@ -9,10 +9,10 @@ import pytest
 from control_fixtures import DEADMAN, FORWARD, STILL, T0, TICK, Drive, joystick, with_action
 from sim_fixtures import shared_kinematics, shared_robot
 
-from twinbrain_ros.control.controller import ControlSettings
 from twinbrain_ros.control.governor import Governor
 from twinbrain_ros.control.joints_watch import JointsWatch
 from twinbrain_ros.control.modes import Mode, ModeChange, ModeError
+from twinbrain_ros.control.settings import ControlSettings
 from twinbrain_ros.control.timing import to_ns
 from twinbrain_ros.control.verdict import Outcome
 from twinbrain_ros.control.watchdogs import (

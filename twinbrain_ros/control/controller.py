@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,39 +12,30 @@ from twinbrain_ros.control.executor import ChunkExecutor
 from twinbrain_ros.control.go_to import GoTo, WayEnd, find_pose
 from twinbrain_ros.control.governor import Governor
 from twinbrain_ros.control.joints_watch import JointsWatch
-from twinbrain_ros.control.modes import ASKED, Event, Intervention, Mode, ModeChange, ModeError, Modes
+from twinbrain_ros.control.modes import (
+    ASKED,
+    Event,
+    Intervention,
+    Interventions,
+    Mode,
+    ModeChange,
+    ModeError,
+    Modes,
+)
 from twinbrain_ros.control.motion import Reference
 from twinbrain_ros.control.rivals import Barred
 from twinbrain_ros.control.room import Border
-from twinbrain_ros.control.strategies import ChunkSettings
+from twinbrain_ros.control.settings import ControlSettings
 from twinbrain_ros.control.teleop import Inputs, TeleopDrive
 from twinbrain_ros.control.verdict import Command, Judged, Outcome, Verdict
-from twinbrain_ros.control.watchdogs import ClockWatch, PolicyBeat, PolicyWatch, WatchdogSettings
+from twinbrain_ros.control.watchdogs import ClockWatch, PolicyBeat, PolicyWatch
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.joint_part import JointPart
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.poses import Pose, pose_of
 from twinbrain_ros.robot.robot_file import RobotFile
 
-VELOCITY_MARGIN = 0.9
-
 Happening = Judged | ModeChange | Intervention | WayEnd
-
-
-@dataclass(frozen=True)
-class ControlSettings:
-    """Everything about the controller that is not in the robot file.
-
-    Attributes:
-        velocity_margin: share of the joint velocity limits that may be used, 0 to 1.
-        watchdogs: when each of them trips.
-        follows: whether the arm does what it is commanded; not so in a dry run.
-    """
-
-    chunks: ChunkSettings = field(default_factory=ChunkSettings)
-    velocity_margin: float = VELOCITY_MARGIN
-    watchdogs: WatchdogSettings = field(default_factory=WatchdogSettings)
-    follows: bool = True
 
 
 class ArmController:
@@ -86,11 +77,11 @@ class ArmController:
         self._since_ns = 0  # the present mode, by the clock of motion
         self._drive: TeleopDrive | None = None
         self._go_to: GoTo | None = None
-        self._intervention: Intervention | None = None
+        self._interventions = Interventions()
         self._finger_m: float | None = None  # as commanded last
         self._kept_from = ""  # why an input that would take over cannot
         self.barred = Barred()
-        self._number = self._ways = 0
+        self._ways = 0
 
     @property
     def state(self) -> ModeChange:
@@ -281,7 +272,7 @@ class ArmController:
             self._executor.reset()
             self._policy.start(steady_ns)
         self.happenings.append(after)
-        self._note_intervention(before, after)
+        self.happenings += self._interventions.note(before, after)
 
     def _start(self, event: Event, now_ns: int, steady_ns: int) -> None:
         """Makes ready for the mode that an event leads to; ModeError if the joints stand against it."""
@@ -322,17 +313,6 @@ class ArmController:
         if not stayed:
             self.governor.place(self.joints.place(steady_ns), motion_ns)
             self._finger_m = joints.finger_m
-
-    def _note_intervention(self, before: Mode, after: ModeChange) -> None:
-        if before is after.mode is Mode.TELEOP:
-            return  # it was asked to stay
-        if self._intervention is not None:
-            self.happenings.append(replace(self._intervention, end_ns=after.since_ns))
-            self._intervention = None
-        if after.mode is Mode.TELEOP:
-            self._number += 1
-            self._intervention = Intervention(self._number, after.source, before, after.since_ns)
-            self.happenings.append(self._intervention)
 
     # Out --------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twinbrain_ros.text import sentence
 
@@ -100,6 +100,28 @@ class Intervention:
     interrupted: Mode
     start_ns: int
     end_ns: int | None = None
+
+
+class Interventions:
+    """Numbers what people do with the arm, from its begin to its end."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._running: Intervention | None = None
+
+    def note(self, before: Mode, after: ModeChange) -> list[Intervention]:
+        """What a change of the mode ends and begins."""
+        if before is after.mode is Mode.TELEOP:
+            return []  # it was asked to stay
+        noted = []
+        if self._running is not None:
+            noted.append(replace(self._running, end_ns=after.since_ns))
+            self._running = None
+        if after.mode is Mode.TELEOP:
+            self._number += 1
+            self._running = Intervention(self._number, after.source, before, after.since_ns)
+            noted.append(self._running)
+        return noted
 
 
 class Modes:

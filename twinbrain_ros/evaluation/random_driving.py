@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from twinbrain_ros.control.controller import ArmController, ControlSettings
+from twinbrain_ros.control.controller import ArmController
 from twinbrain_ros.control.go_to import WayError
 from twinbrain_ros.control.modes import Mode, ModeError
 from twinbrain_ros.control.motion import Array
+from twinbrain_ros.control.settings import ControlSettings
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 from twinbrain_ros.control.teleop import TeleopError
 from twinbrain_ros.control.timing import NS_PER_S, TRANSPORT_S, to_ns

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinbrain_ros.control.controller import ControlSettings
 from twinbrain_ros.control.realtime import RealTimeGuide
+from twinbrain_ros.control.settings import ControlSettings
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 from twinbrain_ros.control.timing import NS_PER_S, to_ns
 from twinbrain_ros.control.verdict import Outcome

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from twinbrain_ros.control.controller import VELOCITY_MARGIN, ControlSettings
+from twinbrain_ros.control.settings import VELOCITY_MARGIN, ControlSettings
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy, Weighting
 from twinbrain_ros.control.watchdogs import WatchdogSettings
 from twinbrain_ros.nodes.parameters import Declared

@@ -7,9 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from twinbrain_ros.control.controller import ArmController, ControlSettings
+from twinbrain_ros.control.controller import ArmController
 from twinbrain_ros.control.joints_watch import SETTLE_S
 from twinbrain_ros.control.modes import Mode
+from twinbrain_ros.control.settings import ControlSettings
 from twinbrain_ros.control.timing import NS_PER_S, PAST_S, to_ns
 from twinbrain_ros.control.verdict import Command, Judged, Motion, Verdict
 from twinbrain_ros.control.watchdogs import PolicyBeat

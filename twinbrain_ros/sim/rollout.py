@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from twinbrain_ros.control.controller import ControlSettings
 from twinbrain_ros.control.realtime import RealTimeGuide
+from twinbrain_ros.control.settings import ControlSettings
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 from twinbrain_ros.control.verdict import Outcome, Verdict
 from twinbrain_ros.robot.actions import tool_state

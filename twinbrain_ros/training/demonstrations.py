@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from twinbrain_ros.control.controller import ControlSettings
+from twinbrain_ros.control.settings import ControlSettings
 from twinbrain_ros.control.strategies import ChunkSettings
 from twinbrain_ros.robot.actions import euler_to_matrix, tool_state
 from twinbrain_ros.robot.chunk import ActionChunk
