@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from twinbrain_ros.control.timing import to_ns
+
+# Two clocks cannot be read at once: a difference that changes by less than this has not changed, so that
+# equal stamps stay equal. A clock that is slewed gets there in some seconds.
+SAME_S = 0.001
+
 
 class MotionClock:
     """A steady clock; the ROS clock only names observations.
@@ -16,12 +22,15 @@ class MotionClock:
 
     def __init__(self, ros_time: bool = False) -> None:
         self.ros_time = ros_time
-        self.offset_ns = 0  # how far the ROS clock is ahead of this one
+        self.offset_ns = 0  # how far the ROS clock is ahead of this one, for stamps
 
     def tell(self, now_ns: int, steady_ns: int) -> int:
         """Takes in the time on the ROS clock and on a steady one; gives the time of motion [ns]."""
-        self.offset_ns = 0 if self.ros_time else now_ns - steady_ns
-        return now_ns - self.offset_ns
+        if self.ros_time:
+            return now_ns
+        if abs(now_ns - steady_ns - self.offset_ns) > to_ns(SAME_S):
+            self.offset_ns = now_ns - steady_ns
+        return steady_ns
 
     def motion(self, stamp_ns: int) -> int:
         """A stamp of the ROS clock, as the clocks are now."""

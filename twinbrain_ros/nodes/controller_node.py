@@ -157,8 +157,9 @@ class ControllerNode(TwinBrainNode):
             self._tell()
 
     def _times(self) -> tuple[int, int]:
-        """The ROS clock and a steady one [ns]."""
-        return self.now_ns(), time.monotonic_ns()
+        """The ROS clock and a steady one [ns], of the same moment."""
+        before_ns, now_ns = time.monotonic_ns(), self.now_ns()
+        return now_ns, (before_ns + time.monotonic_ns()) // 2
 
     def _refusal(self) -> str:
         """Why nothing may be asked of the controller now; empty if it may."""
