@@ -4,10 +4,10 @@ In:  action_chunk, policy_status, joint_states, teleop inputs; services set_mode
      torque_off, torque_on; action go_to.
 Out: arm and gripper commands, chunk_status (one for each chunk), control_mode (latched), intervention.
 
-An arm trajectory leads to where the arm is to be two command periods from now, and from there to rest; it is
-replaced every period. A ros2_control JointTrajectoryController interpolates at its own rate, so that in
-steady motion the arm passes every set-point at its time and a command that comes up to one period late leaves
-no trace. If commands cease, the arm comes to a controlled stop all by itself.
+An arm trajectory is the committed way of the arm, from a little before its decision to a rest that was
+checked; it is replaced every period. A ros2_control JointTrajectoryController interpolates at its own rate: it
+takes each one up on the way, and one that comes up to 20 ms late leaves no trace. If commands cease, the arm
+comes to a controlled stop all by itself.
 """
 
 from __future__ import annotations
