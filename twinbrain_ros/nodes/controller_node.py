@@ -5,9 +5,9 @@ In:  action_chunk, policy_status, joint_states, teleop inputs; services set_mode
 Out: arm and gripper commands, chunk_status (one for each chunk), control_mode (latched), intervention.
 
 An arm trajectory is the committed way of the arm, from a little before its decision to a rest that was
-checked; it is replaced every period. A ros2_control JointTrajectoryController interpolates at its own rate: it
-takes each one up on the way, and one that comes up to 20 ms late leaves no trace. If commands cease, the arm
-comes to a controlled stop all by itself.
+checked; it is replaced every period. A ros2_control JointTrajectoryController interpolates at a rate of its
+own: it takes each one up on the way, and one that comes up to 20 ms late leaves no trace. If commands cease,
+the arm comes to a controlled stop all by itself.
 """
 
 from __future__ import annotations
