@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from sim_fixtures import shared_robot
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from trajectory_msgs.msg import JointTrajectory
 
 from twinbrain_ros.cli import main
+from twinbrain_ros.control.timing import PAST_S, lead_s
 from twinbrain_ros.demo import loop as demo_loop
 from twinbrain_ros.demo.client import LoopError
 from twinbrain_ros.evaluation.controller_bench import Arrivals, CommandWatch, Measured, measure, rows
 from twinbrain_ros.evaluation.results import Ticks
+from twinbrain_ros.nodes import convert
 
 RATE_HZ, PERIOD_NS, MS = 100.0, 10_000_000, 1_000_000
 START_NS = 1_700_000_000_123_456_789  # of today's size: nanoseconds must not get lost
@@ -75,7 +77,9 @@ def test_a_few_commands_say_nothing_about_turns() -> None:
 
 
 def trajectory(velocity: float) -> JointTrajectory:
-    return JointTrajectory(points=[JointTrajectoryPoint(positions=[0.0], velocities=[velocity])])
+    """In motion until its decision; where it leads to it is as fast as is said, then at rest."""
+    times_s, velocities = (0.0, PAST_S, PAST_S + lead_s(RATE_HZ), 0.3), (0.1, 0.1, velocity, 0.0)
+    return convert.trajectory_message(["a"], times_s, [[0.0]] * 4, [[v] for v in velocities], START_NS)
 
 
 def hear(watch: CommandWatch, times_ns: list[int], velocity: float = 0.1) -> None:
@@ -84,7 +88,7 @@ def hear(watch: CommandWatch, times_ns: list[int], velocity: float = 0.1) -> Non
 
 
 def test_what_lies_between_two_stretches_of_autonomy_is_no_interval() -> None:
-    watch, times = CommandWatch(), on_the_grid(80)
+    watch, times = CommandWatch(RATE_HZ), on_the_grid(80)
     hear(watch, times[:30])
     hear(watch, times[50:])
     watch.add_stretch(START_NS, times[35])
@@ -94,7 +98,7 @@ def test_what_lies_between_two_stretches_of_autonomy_is_no_interval() -> None:
 
 
 def test_a_command_that_leads_to_rest_is_the_last_of_a_motion() -> None:
-    watch, times = CommandWatch(), on_the_grid(30)
+    watch, times = CommandWatch(RATE_HZ), on_the_grid(30)
     hear(watch, times[:29])
     hear(watch, times[29:], velocity=0.0)
     watch.add_stretch(times[0], times[-1])

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from trajectory_msgs.msg import JointTrajectory
 
+from twinbrain_ros.control.timing import PAST_S, lead_s, to_ns
+from twinbrain_ros.data.messages import from_time
 from twinbrain_ros.demo.client import EVENTS, LoopError
 from twinbrain_ros.evaluation.machine import machine_facts, package_versions
 from twinbrain_ros.evaluation.results import Ticks
@@ -67,15 +69,20 @@ class Arrivals:
 
 
 class CommandWatch:
-    """Notes when commands arrive, by the middleware where it says so: a busy listener then adds nothing."""
+    """Notes when commands arrive, by the middleware where it says so: a busy listener then adds nothing.
 
-    def __init__(self) -> None:
+    command_hz: how often they come; says which of their points they lead to.
+    """
+
+    def __init__(self, command_hz: float) -> None:
+        self._lead_ns = to_ns(PAST_S + lead_s(command_hz))
         self._heard: list[tuple[int, bool]] = []
         self._stretches: list[tuple[int, int]] = []
 
     def on_trajectory(self, message: JointTrajectory, info: Any) -> None:
         """Takes in a command of the arm; `info` is what came with it."""
-        moving = any(message.points[0].velocities) if message.points else False
+        ahead = (p for p in message.points if from_time(p.time_from_start) >= self._lead_ns)
+        moving = any(any(point.velocities) for point in ahead)
         self._heard.append((int(info["received_timestamp"]) or time.time_ns(), moving))
 
     def add_stretch(self, start_ns: int, end_ns: int) -> None:
@@ -106,11 +113,14 @@ class Measured:
 
     rate_hz: float
     ticks: Ticks | None = None
-    watch: CommandWatch = field(default_factory=CommandWatch)
+    watch: CommandWatch = field(init=False)
     seconds: float = 0.0
     episodes: int = 0
     faults: list[str] = field(default_factory=list)
     interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        self.watch = CommandWatch(self.rate_hz)
 
     def to_json(self) -> dict[str, Any]:
         """Everything. `late_ms` and `within_5_ms` are the controller's, the latter over all ticks; those of
