@@ -135,7 +135,9 @@ def test_an_arm_that_is_moved_within_its_limits_is_believed_where_it_is(speed: f
     for tick in range(40):
         stream.say(off(speed * 0.01 * tick - 0.6 * np.sign(speed)))
     assert stream.unsettled == ""
-    np.testing.assert_allclose(stream.watch.place(stream.now), off(speed * 0.39 - 0.6 * np.sign(speed)))
+    # Of a slow one the middle one of three readings counts.
+    there = off(speed * 0.39 - 0.6 * np.sign(speed))
+    np.testing.assert_allclose(stream.watch.place(stream.now), there, atol=0.3 * 0.01 + 1e-9)
 
 
 def test_an_arm_that_moves_faster_than_its_limits_allow_is_not() -> None:
