@@ -173,6 +173,8 @@ class ControllerRig:
 
     def drive(self, mode: int = ControlMode.AUTONOMY) -> None:
         """In autonomy, in the middle of a motion along x."""
+        if hasattr(self, "node"):
+            self.until_settled()  # again: a busy machine may have been silent for a moment
         answer = self.set_mode(mode)
         assert answer.success, answer.message
         assert self.send_chunk().outcome == ChunkStatus.EXECUTED
