@@ -9,7 +9,8 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -36,9 +37,17 @@ TICK_S = 0.05
 CALL_TIMEOUT_S = 10.0
 GO_TO_TIMEOUT_S = 60.0
 ASK_AGAIN_S = 0.3
+# Without an answer for so long [s], a node is asked where it is.
+SILENT_S = 2.0
 
 # Deep: the counts must be complete even if this process is held up for a while.
 EVENTS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
+
+_LEADS_TO = {
+    Transition.TRANSITION_CONFIGURE: State.PRIMARY_STATE_INACTIVE,
+    Transition.TRANSITION_ACTIVATE: State.PRIMARY_STATE_ACTIVE,
+    Transition.TRANSITION_DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
+}
 
 ImageHandler = Callable[[str, Image | CompressedImage], None]
 
@@ -88,6 +97,7 @@ class LoopClient:
         self._stop: Any = self.node.create_client(Trigger, "episode/stop")
         self._go_to: Any = ActionClient(self.node, GoTo, "go_to")
         self._lifecycle: dict[str, Any] = {}
+        self._states: dict[str, Any] = {}
 
     def __enter__(self) -> LoopClient:
         return self
@@ -195,8 +205,13 @@ class LoopClient:
         while self._image_subscriptions:
             self.node.destroy_subscription(self._image_subscriptions.pop())
 
-    def _call(self, client: Any, request: Any, timeout_s: float) -> Any:
+    def _call(
+        self, client: Any, request: Any, timeout_s: float, done: Callable[[], Any] = lambda: None
+    ) -> Any:
         """Call a service and wait for its answer.
+
+        done: asked now and then while there is none; what it gives counts as the answer. Of two processes
+            that have just met, one may not be heard by the other yet: an answer gets lost, for good.
 
         Raises:
             LoopError: the service is not there in time, or does not answer in time.
@@ -204,10 +219,15 @@ class LoopClient:
         name = client.srv_name
         if not self.spin_until(client.service_is_ready, timeout_s):
             raise LoopError(f"service {name}: not there after {timeout_s:g} s")
-        future = client.call_async(request)
-        if not self.spin_until(future.done, timeout_s):
+        future, end = client.call_async(request), time.monotonic() + timeout_s
+        while not self.spin_until(future.done, min(SILENT_S, max(end - time.monotonic(), 0.0))):
+            found = done()
+            if found is None and time.monotonic() < end:
+                continue
             client.remove_pending_request(future)
-            raise LoopError(f"service {name}: no answer within {timeout_s:g} s")
+            if found is None:
+                raise LoopError(f"service {name}: no answer within {timeout_s:g} s")
+            return found
         return future.result()
 
     def change_state(self, node: str, transition: int, label: str, timeout_s: float) -> None:
@@ -218,13 +238,26 @@ class LoopClient:
         """
         if node not in self._lifecycle:
             self._lifecycle[node] = self.node.create_client(ChangeState, f"{node}/change_state")
+            self._states[node] = self.node.create_client(GetState, f"{node}/get_state")
         request = ChangeState.Request()
         request.transition.id = transition
-        answer = self._call(self._lifecycle[node], request, timeout_s)
+        answer = self._call(
+            self._lifecycle[node], request, timeout_s, lambda: self._arrived(node, transition)
+        )
         if not answer.success:
             self.spin_until(lambda: bool(self.complaints(node)), 1.0)
             reasons = "; ".join(self.complaints(node)) or f"cannot {label}, no reason on /diagnostics"
             raise LoopError(f"{node}: {reasons}")
+
+    def _arrived(self, node: str, transition: int) -> ChangeState.Response | None:
+        """The answer that got lost, if the node is where a transition leads to, else None."""
+        client = self._states[node]
+        future = client.call_async(GetState.Request())
+        if not self.spin_until(future.done, SILENT_S):
+            client.remove_pending_request(future)
+            return None
+        there = future.result().current_state.id == _LEADS_TO.get(transition)
+        return ChangeState.Response(success=True) if there else None
 
     def reset_scene(self, seed: int, task: str, pose: str = "") -> str:
         """Draw a scene, the arm in a pose (""; home); returns its instruction once it is seen on the topic.
