@@ -39,9 +39,21 @@ def test_a_clock_that_is_slewed_is_followed() -> None:
         assert abs(clock.motion(T0 + k * TICK + ahead_ns) - k * TICK) <= to_ns(0.001)
 
 
+def test_stamps_of_commands_do_not_jump_with_how_the_clocks_are_read() -> None:
+    clock, random = MotionClock(), np.random.default_rng(0)
+    clock.tell(T0, 0)
+    gaps = []
+    for k in range(1, 500):
+        clock.tell(T0 + k * TICK + int(random.integers(-200_000, 200_000)), k * TICK)
+        gaps.append(clock.stamp(k * TICK))
+    assert np.abs(np.diff(gaps) - TICK).max() < 10_000
+    clock.tell(T0 + 500 * TICK + NS_PER_S, 500 * TICK)
+    assert clock.stamp(500 * TICK) == T0 + 500 * TICK + NS_PER_S
+
+
 def test_in_a_simulation_motion_is_by_the_ros_clock() -> None:
     clock = MotionClock(ros_time=True)
-    assert clock.tell(T0, 5) == T0 and clock.motion(T0 - 1) == T0 - 1
+    assert clock.tell(T0, 5) == clock.stamp(T0) == T0 and clock.motion(T0 - 1) == T0 - 1
 
 
 @pytest.mark.parametrize("step_s", [-0.5, -0.24, -0.005, 0.005, 0.02, 0.1, 0.24, 0.48])

@@ -349,7 +349,7 @@ class ArmController:
         first_of = None
         if self.mode is Mode.AUTONOMY:
             self._finger_m, first_of = self._executor.commanded(at_ns + self.governor.lead_ns)
-        return Command(replace(motion, stamp_ns=now_ns), self._finger_m, first_of)
+        return Command(replace(motion, stamp_ns=self.clock.stamp(at_ns)), self._finger_m, first_of)
 
     def settling(self, now_ns: int) -> NDArray[np.float64] | None:
         """Where the arm is to be [J] a lead from now while it comes to rest without commands, else None."""

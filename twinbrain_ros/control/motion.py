@@ -28,6 +28,8 @@ _MET_VELOCITY = 0.95
 # takes so many periods to reach full acceleration peaks at 1.06 times what was planned when it is drawn so;
 # with a jerk that only finer commands could express, at 1.65 times. So less is planned than is allowed.
 JERK_PERIODS = 2.5
+# Faster commands do not make it finer: what is late by up to 20 ms tears open as much.
+MOST_HZ = 100.0
 PLANNED_ACCELERATION = 0.94
 # Relative room for rounding when a state is held against limits.
 _ROUNDING = 1e-6
@@ -83,7 +85,7 @@ class MotionLimits:
             robot.upper - robot.limit_margin_rad,
             velocity_margin * np.array([limit.velocity for limit in limits]),
             acceleration,
-            np.minimum(jerk, acceleration * robot.rates.command_hz / JERK_PERIODS),
+            np.minimum(jerk, acceleration * min(robot.rates.command_hz, MOST_HZ) / JERK_PERIODS),
         )
 
     def outside(self, low: Array, high: Array) -> float:

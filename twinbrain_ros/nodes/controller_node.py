@@ -51,6 +51,7 @@ from twinbrain_ros.srv import SetMode
 from twinbrain_ros.text import sentence, shown
 
 HOLD_HEARD_S = 0.3
+SAME_MOMENT_NS, READ_AGAIN = 200_000, 5
 LATENCY = "observation_to_command_ms"
 LATE = "tick_late_ms"
 LATE_KEPT = 6000  # one minute at 100 Hz
@@ -157,9 +158,12 @@ class ControllerNode(TwinBrainNode):
             self._tell()
 
     def _times(self) -> tuple[int, int]:
-        """The ROS clock and a steady one [ns], of the same moment."""
-        before_ns, now_ns = time.monotonic_ns(), self.now_ns()
-        return now_ns, (before_ns + time.monotonic_ns()) // 2
+        """The ROS clock and a steady one [ns], of the same moment: again if held up between."""
+        for _ in range(READ_AGAIN):
+            before_ns, now_ns, after_ns = time.monotonic_ns(), self.now_ns(), time.monotonic_ns()
+            if after_ns - before_ns < SAME_MOMENT_NS:
+                break
+        return now_ns, (before_ns + after_ns) // 2
 
     def _refusal(self) -> str:
         """Why nothing may be asked of the controller now; empty if it may."""
