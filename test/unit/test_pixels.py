@@ -132,14 +132,29 @@ TINY_BAYER = {"encoding": "bayer_rggb8", "width": 1, "height": 16, "step": 1}
         (MONO16 | {"step": 7}, "step is 7 bytes, expected at least 8 for mono16"),
         (MONO16 | {"data": bytes(15)}, "length of data is 15 bytes, expected step x height = 16"),
         (TINY_BAYER, "width, height is 1, 16 pixels"),
+        ({"encoding": "bayer_x8"}, "encoding is 'bayer_x8', expected one of rgb8, "),
+        ({"encoding": "bayer_rggb10"}, "encoding is 'bayer_rggb10', expected one of rgb8, "),
+        ({"encoding": "bayer_rggb"}, "encoding is 'bayer_rggb', expected one of rgb8, "),
         ({"encoding": "32FC1"}, r"encoding is '32FC1', expected one of rgb8, .*; cv_bridge, for others, "),
         ({"encoding": "x\n" * 500_000}, r"encoding is 'x\\nx\\n.*\(1000000 characters\), expected"),
     ],
 )
 def test_what_cannot_be_converted_is_refused_with_its_field(changes: dict[str, Any], words: str) -> None:
     good: dict[str, Any] = {"data": bytes(16), "width": 4, "height": 2, "step": 8, "encoding": "mono16"}
-    with pytest.raises(PixelError, match=words):
-        rgb(**(good | changes))
+    for convert in (rgb, to_pack):
+        if convert is to_pack and changes is TINY_BAYER:
+            continue  # it is packed as it is
+        with pytest.raises(PixelError, match=words):
+            convert(**(good | changes))
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 0), (2, 0), (0, 2)])
+@pytest.mark.parametrize("encoding", CONVERTED)
+def test_an_image_without_pixels_is_refused(encoding: str, width: int, height: int) -> None:
+    words = f"width, height is {width}, {height} pixels, expected at least 1"
+    for convert in (rgb, to_pack):
+        with pytest.raises(PixelError, match=words):
+            convert(b"", width, height, 0, encoding)
 
 
 def test_an_encoding_that_is_not_the_robot_files_is_named_with_what_to_write() -> None:
@@ -222,7 +237,8 @@ def packed(kind: str, image: np.ndarray, *options: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "form", ["", "jpeg", "JPEG", "jpg", "rgb8; jpeg compressed bgr8", "bgr8; jpeg compressed "]
+    "form",
+    ["", "jpeg", "JPEG", "jpg", "mjpeg", "MJPG", "rgb8; jpeg compressed bgr8", "bgr8; jpeg compressed "],
 )
 def test_jpeg_becomes_rgb(form: str) -> None:
     found = unpacked(array.array("B", packed("jpg", picture()[..., ::-1])), form, 8, 6)
@@ -295,6 +311,19 @@ def test_truncated_images_are_refused(kind: str, share: float) -> None:
     unpacked(whole + bytes(20), kind.replace("jpg", "jpeg"), 64, 48)  # drivers fill up with zeros
     with pytest.raises(PixelError, match=r"bytes (without the end of the image|that no image is)"):
         unpacked(whole[: int(len(whole) * share)], "", 64, 48)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_what_follows_a_whole_image_does_not_matter(kind: str, progressive: int) -> None:
+    """Drivers hand out their whole buffer, with the rest of an image before."""
+    options = (cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_RST_INTERVAL, 2)
+    image = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    whole = packed(kind, image, *(options if kind == "jpg" else ()))
+    for rest in (b"\xff\xda\x00\x0c", b"\xff\xd8\xff\xda" + whole[-500:-50], whole[len(whole) // 2 : -12]):
+        np.testing.assert_array_equal(unpacked(whole + rest, "", 64, 48), unpacked(whole, "", 64, 48))
+        with pytest.raises(PixelError, match="without the end of the image"):
+            unpacked(whole[:-12] + bytes(20), "", 64, 48)
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,25 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from twinbrain_ros.data.bag import BagError, open_bag
-from twinbrain_ros.data.bag_writer import BagWriter
+from twinbrain_ros.data.bag_writer import UNFINISHED, BagWriter
 from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.episode_info import EpisodeInfo, TopicCounts, Verdict
 from twinbrain_ros.data.recorder import Recorder, RecorderError, RecorderSettings
+from twinbrain_ros.nodes.image_compression import ImageCompression
 
 A, B = Topic("/a", "std_msgs/msg/String"), Topic("/b", "std_msgs/msg/String", latched=True)
 MIB = 2**20
@@ -195,6 +200,56 @@ def test_labels_while_it_is_recorded_and_after(made: Any) -> None:
     assert [v.source for v in info.verdicts] == ["ann", "bob"] and info.note == "x"
 
 
+@pytest.fixture
+def closing(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Recorder, Path, threading.Event]]:
+    """An episode that has ended, and whose bag the disk closes once the event is set."""
+    began, go_on, close = threading.Event(), threading.Event(), BagWriter.close
+
+    def slow(bag: BagWriter, info: Mapping[str, Any]) -> None:
+        began.set()
+        assert go_on.wait(WAIT_S)
+        close(bag, info)
+
+    monkeypatch.setattr(BagWriter, "close", slow)
+    recorder, _ = made()
+    path = recorder.start("e", EpisodeInfo(), 1)
+    recorder.take(A, 2, text("last"))
+    recorder.stop(None, 3, wait=False)
+    assert began.wait(WAIT_S)
+    assert recorder.state().closing
+    yield recorder, path, go_on
+    go_on.set()
+
+
+def beside(act: Callable[[], Any], go_on: threading.Event) -> Any:
+    """What `act` gives, which waits for an episode's end."""
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(act)
+        with pytest.raises(NotYet):
+            result.result(0.1)
+        go_on.set()
+        return result.result(WAIT_S)
+
+
+def test_a_label_on_an_episode_that_is_being_closed_is_in_its_bag(
+    closing: tuple[Recorder, Path, threading.Event],
+) -> None:
+    recorder, path, go_on = closing
+    assert beside(lambda: recorder.label(Verdict("success", source="ann")), go_on) == path
+    assert EpisodeInfo.from_json(open_bag(path).info).label == Verdict("success", source="ann")
+    assert words_of(path) == ["last"]
+
+
+def test_an_episode_that_is_discarded_while_it_is_closed_is_gone(
+    closing: tuple[Recorder, Path, threading.Event],
+) -> None:
+    recorder, path, go_on = closing
+    assert beside(lambda: recorder.discard(5), go_on) == path
+    assert not path.exists()
+
+
 def test_a_discarded_episode_is_gone(made: Any) -> None:
     recorder, _ = made()
     running = recorder.start("e", EpisodeInfo(), 1)
@@ -221,6 +276,15 @@ def test_what_is_older_than_the_flush_time_is_on_the_disk(made: Any) -> None:
     until(on_disk, "the message is not on the disk")
     bag = open_bag(path)
     assert bag.truncated and recorder.state().recording
+
+
+def test_the_thread_ends_though_the_episode_does_not_get_to_its_end(made: Any) -> None:
+    recorder, _ = made()
+    path = recorder.start("e", EpisodeInfo(), 1)
+    (path / UNFINISHED).unlink()  # so that the bag cannot be closed
+    with pytest.raises(RecorderError, match="broke off"):
+        recorder.close(2)
+    assert not recorder._thread.is_alive()
 
 
 # Disks and processes that fail --------------------------------------------------------------------------
@@ -264,6 +328,34 @@ def test_a_disk_that_takes_no_more_leaves_what_was_flushed(made: Any) -> None:
     second = recorder.start("e2", EpisodeInfo(), 4)
     recorder.stop(None, 5)
     assert words_of(second) == ["again"]
+
+
+def test_a_bag_that_the_disk_does_not_take_is_named(made: Any, tmp_path: Path) -> None:
+    recorder, _ = made()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        with pytest.raises(RecorderError, match=f"{tmp_path}/bags/e: the bag cannot be made: .*too large"):
+            recorder.start("e", EpisodeInfo(), 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    recorder.start("e", EpisodeInfo(), 2)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+@pytest.mark.parametrize(
+    "bad", [serialize_message(Image(encoding="rgb8")), b"\0\1\0\0\7", b"", serialize_message(Image())]
+)
+def test_one_bad_image_is_left_out_of_a_recording_that_compresses(made: Any, kind: str, bad: bytes) -> None:
+    recorder, told = made(ImageCompression(kind, 90))
+    camera = Topic("/c/image_raw", "sensor_msgs/msg/Image")
+    good = Image(encoding="rgb8", width=4, height=2, step=12, data=bytes(24))
+    path = recorder.start("e", EpisodeInfo(), 1)
+    for data in (bad, serialize_message(good)):
+        recorder.take(camera, 2, data)
+    assert recorder.stop(None, 3) == path
+    assert open_bag(path).count("/c/image_raw/compressed") == 1
+    assert len(told) == 1 and told[0].startswith("/c/image_raw: not recorded: ")
 
 
 KILLED = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -49,10 +49,12 @@ _BAYER = {
 FULL_RANGE: Range = (0.0, 65535.0)
 
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
+_JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", 0xDA, 0xD9
 # Markers of JPEG that give the size: a frame begins (not 0xC4, 0xC8, 0xCC: tables).
 _JPEG_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_CODECS = re.compile(r"\b(jpe?g|png)\b", re.IGNORECASE)
+# What ends the pixels of a scan: any marker but a stuffed byte and those that restart the decoder.
+_JPEG_NEXT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_CODECS = re.compile(r"\b(m?jpe?g|png)\b", re.IGNORECASE)
 _OTHERS = re.compile(r"compresseddepth|theora|h26[45]|hevc|zstd", re.IGNORECASE)
 
 
@@ -85,8 +87,9 @@ def rgb(
     Returns:
         [H, W, 3] uint8, contiguous. rgb8 without padding is a view of `data`, everything else a copy.
     Raises:
-        PixelError: the fields contradict each other, or nothing here converts this encoding.
+        PixelError: no pixels, fields that contradict each other, or an encoding that nothing here converts.
     """
+    _expect_pixels(width, height)
     if encoding == "rgb8":
         return np.ascontiguousarray(_channels(data, width, height, step, encoding, False))
     encoding = ALIASES.get(encoding, encoding)
@@ -102,11 +105,22 @@ def rgb(
         _expect_even(encoding, width=width, height=height)
         values = _bytes(_rows(data, height + height // 2, step, width, encoding), step)
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(values[:, :width]), _YUV420[encoding]), np.uint8)
-    if encoding.startswith("bayer_"):
-        kind = "mono16" if encoding.endswith("16") else "mono8"
+    if kind := _bayer_values(encoding):
         mosaic = _channels(data, width, height, step, kind, big_endian)[..., 0]
         return _demosaiced(_eight_bits(mosaic, value_range), encoding)
     return _by_cv_bridge(data, width, height, step, encoding, big_endian)
+
+
+def _expect_pixels(width: int, height: int) -> None:
+    if min(width, height) < 1:
+        raise PixelError("width, height", f"{width}, {height} pixels", "at least 1")
+
+
+def _bayer_values(encoding: str) -> str:
+    """The encoding of a Bayer pattern's values by themselves, "" where it is no pattern known here."""
+    if encoding.startswith("bayer_") and encoding in CONVERTED:
+        return "mono16" if encoding.endswith("16") else "mono8"
+    return ""
 
 
 def _expect_even(encoding: str, **sides: int) -> None:
@@ -201,16 +215,37 @@ def size_of(packed: bytes) -> tuple[int, int] | None:
     """Width and height [pixels] that a PNG or JPEG says it has, None if it is neither or has no size."""
     if packed.startswith(_PNG):
         return struct.unpack(">II", packed[16:24]) if len(packed) >= 24 else None
-    at = 2 if packed.startswith(_JPEG) else len(packed)
-    while at + 9 <= len(packed) and packed[at] == 0xFF:
-        marker = packed[at + 1]
-        if marker in _JPEG_FRAME:
-            height, width = struct.unpack(">HH", packed[at + 5 : at + 9])
+    for marker, at in _jpeg_markers(packed):
+        if marker in _JPEG_FRAME and at + 7 <= len(packed):
+            height, width = struct.unpack(">HH", packed[at + 3 : at + 7])
             return width, height
-        # 0xFF fills; these markers stand alone; all others say how long they are.
-        alone = marker == 0x01 or 0xD0 <= marker <= 0xD8
-        at += 1 if marker == 0xFF else 2 if alone else 2 + int.from_bytes(packed[at + 2 : at + 4], "big")
     return None
+
+
+def _jpeg_markers(packed: bytes) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG up to its end, each with the place after it; what follows the end is not read."""
+    at = 2 if packed.startswith(_JPEG) else len(packed)
+    while at + 2 <= len(packed) and packed[at] == 0xFF:
+        marker = packed[at + 1]
+        if marker == 0xFF:  # fills
+            at += 1
+            continue
+        yield marker, at + 2
+        if marker == _JPEG_END:
+            return
+        # These stand alone; all others say how long they are.
+        alone = marker == 0x01 or 0xD0 <= marker <= 0xD8
+        at += 2 if alone else 2 + int.from_bytes(packed[at + 2 : at + 4], "big")
+        if marker == _JPEG_SCAN:
+            following = _JPEG_NEXT.search(packed, at)
+            at = following.start() if following else len(packed)
+
+
+def _is_whole(packed: bytes) -> bool:
+    """Whether an image has its end, whatever a driver has put after it."""
+    if packed.startswith(_PNG):
+        return _PNG_END in packed
+    return any(marker == _JPEG_END for marker, _ in _jpeg_markers(packed))
 
 
 def unpacked(data: Buffer, form: str, width: int, height: int, value_range: Range = FULL_RANGE) -> Pixels:
@@ -218,8 +253,8 @@ def unpacked(data: Buffer, form: str, width: int, height: int, value_range: Rang
 
     Args:
         data: the packed image.
-        form: the message's format, as image_transport or a driver writes it: "jpeg", "rgb8; jpeg compressed
-            bgr8", "mono16; png compressed"; "": whatever the data say.
+        form: the message's format, as image_transport or a driver writes it: "jpeg", "mjpeg", "rgb8; jpeg
+            compressed bgr8", "mono16; png compressed"; "": whatever the data say.
         width, height: that it must have [pixels]; seen to before it is unpacked.
         value_range: as of `rgb`.
     Raises:
@@ -234,8 +269,7 @@ def unpacked(data: Buffer, form: str, width: int, height: int, value_range: Rang
     if size != (width, height):
         raise PixelError("height, width", f"{size[::-1]}", f"{(height, width)} pixels")
     # Of a truncated one OpenCV gives the rest in grey, without a word.
-    end, after = (_PNG_END, 0) if packed.startswith(_PNG) else (_JPEG_END, packed.rfind(_JPEG_SCAN))
-    if packed.rfind(end) < max(after, 1):
+    if not _is_whole(packed):
         raise PixelError("data", f"{len(packed)} bytes without the end of the image", "a whole JPEG or PNG")
     decoded = cv2.imdecode(np.frombuffer(packed, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.shape[:2] != (height, width):
@@ -245,7 +279,7 @@ def unpacked(data: Buffer, form: str, width: int, height: int, value_range: Rang
     pixels = _eight_bits(decoded, value_range)
     if pixels.ndim == 2:
         source = form.partition(";")[0].strip()
-        if source.startswith("bayer_") and source in CONVERTED:  # image_transport packs the mosaic itself
+        if _bayer_values(source):  # image_transport packs the mosaic itself
             return _demosaiced(pixels, source)
         return np.ascontiguousarray(np.broadcast_to(pixels[..., None], (height, width, 3)))
     if pixels.shape[2] not in (3, 4):
@@ -262,9 +296,9 @@ def to_pack(
     Raises:
         PixelError: as of `rgb`.
     """
+    _expect_pixels(width, height)
     name = ALIASES.get(encoding, encoding)
-    if name.startswith("bayer_"):
-        name = "mono16" if name.endswith("16") else "mono8"
+    name = _bayer_values(name) or name
     if name not in _CHANNELS:
         return np.ascontiguousarray(rgb(data, width, height, step, name, big_endian)[..., ::-1])
     values = _channels(data, width, height, step, name, big_endian)

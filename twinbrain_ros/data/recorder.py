@@ -187,8 +187,9 @@ class Recorder:
         """Begins an episode; returns its bag.
 
         Raises:
-            RecorderError: one is being recorded, the name is taken or no name, or the disk is full.
-            OSError: the bag cannot be made.
+            RecorderError: one is being recorded, the name is taken or no name, the disk is full, or the bag
+                cannot be made.
+            OSError: the disk does not say how much of it is free.
         """
         if self._episode is not None:
             doing = "still being closed" if self._episode.ending else "being recorded"
@@ -207,6 +208,8 @@ class Recorder:
             bag = BagWriter(self._directory / name, info.to_json())
         except WriterError as error:
             raise RecorderError(str(error)) from error
+        except OSError as error:  # of a full disk it names no file
+            raise RecorderError(f"{self._directory / name}: the bag cannot be made: {error}") from error
         with self._lock:
             episode = _Episode(bag, info, time.monotonic())
             # What was said once and still holds: who comes to the bag late must find it at its beginning.
@@ -252,8 +255,7 @@ class Recorder:
         self._end(episode, why, now_ns)
         if not wait:
             return episode.bag.path
-        if not episode.done.wait(CLOSE_TIMEOUT_S):
-            raise RecorderError(f"{episode.bag.path}: not closed within {CLOSE_TIMEOUT_S:g} s")
+        self._wait_for(episode)
         if episode.failure:
             raise RecorderError(episode.failure)
         return episode.bag.path
@@ -261,26 +263,38 @@ class Recorder:
     def label(self, verdict: Verdict) -> Path:
         """Puts a label on the present episode, or on the last one; returns its bag.
 
+        One that is being closed is waited for: what is known of it may be on the disk already.
+
         Raises:
-            RecorderError: there is none.
+            RecorderError: there is none, or it did not get to its end.
             OSError, BagError: it cannot be written.
         """
         episode = self._last_episode()
         with self._lock:
-            episode.info = episode.info.with_verdict(verdict)
-            running = episode is self._episode
-        if not running:
-            add_verdict(episode.bag.path, verdict)
+            labelled = episode.info.with_verdict(verdict)
+            if episode is self._episode and not episode.ending:
+                episode.info = labelled
+                return episode.bag.path
+        self._wait_for(episode)
+        add_verdict(episode.bag.path, verdict)
         return episode.bag.path
 
     def discard(self, now_ns: int) -> Path:
         """Deletes the present episode, or the last one; raises RecorderError if there is none."""
         episode = self._last_episode()
-        if episode is self._episode:
+        with self._lock:
+            running = episode is self._episode and not episode.ending
+        if running:
             return self.stop(None, now_ns, discard=True)
+        self._wait_for(episode)
         shutil.rmtree(episode.bag.path)
         self._last = None
         return episode.bag.path
+
+    def _wait_for(self, episode: _Episode) -> None:
+        """Until an episode that has ended is on the disk."""
+        if not episode.done.wait(CLOSE_TIMEOUT_S):
+            raise RecorderError(f"{episode.bag.path}: not closed within {CLOSE_TIMEOUT_S:g} s")
 
     def _last_episode(self) -> _Episode:
         if self._last is None:
@@ -301,12 +315,18 @@ class Recorder:
             )
 
     def close(self, now_ns: int) -> None:
-        """Ends an episode that is being recorded, and the thread."""
-        if self._episode is not None:
-            self.stop(None, now_ns)
-        self._closing = True
-        self._wake.set()
-        self._thread.join(CLOSE_TIMEOUT_S)
+        """Ends an episode that is being recorded, and the thread.
+
+        Raises:
+            RecorderError: the episode did not get to its end; the thread ends all the same.
+        """
+        try:
+            if self._episode is not None:
+                self.stop(None, now_ns)
+        finally:
+            self._closing = True
+            self._wake.set()
+            self._thread.join(CLOSE_TIMEOUT_S)
 
     def _free_bytes(self) -> int:
         return shutil.disk_usage(self._directory).free

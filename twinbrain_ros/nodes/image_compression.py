@@ -12,6 +12,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from twinbrain_ros.data.contract import COMPRESSED, COMPRESSED_IMAGE, IMAGE, Topic
 from twinbrain_ros.data.pixels import to_pack
+from twinbrain_ros.text import shown
 
 FORMATS = ("none", "jpeg", "png")
 
@@ -35,10 +36,19 @@ class ImageCompression:
         """The topic and the message to be written.
 
         Raises:
-            ValueError: the image contradicts itself or has an encoding that cannot be compressed.
+            ValueError: it is no image, contradicts itself or has an encoding that cannot be compressed.
         """
         if topic.type != IMAGE:
             return topic, data
+        try:
+            return self._compressed(topic, data)
+        except ValueError:
+            raise
+        except Exception as error:  # of the middleware's and OpenCV's: it costs one image, not the recording
+            why = shown(f"{type(error).__name__}: {error}")
+            raise ValueError(f"{len(data)} bytes that cannot be made a compressed image: {why}") from error
+
+    def _compressed(self, topic: Topic, data: bytes) -> tuple[Topic, bytes]:
         image = deserialize_message(data, Image)
         pixels = to_pack(
             image.data, image.width, image.height, image.step, image.encoding, bool(image.is_bigendian)
