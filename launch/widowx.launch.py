@@ -9,9 +9,13 @@ ros2 launch twinbrain_ros widowx.launch.py use_arm:=ros2_control use_camera:=rea
 | use_camera:=realsense | one driver for each camera | realsense2_camera |
 | use_camera:=usb_cam | one driver for each camera | usb_cam |
 
+With ros2_control there is no autonomy: Interbotix' hardware interface does not measure the finger (NaN), and the
+policy has no gripper opening to act on. Poses and driving by hand go all the same; for autonomy take use_arm:=xs.
+
 These packages are looked for only when they are asked for. Cameras are asked for the size, encoding and rate
 that the robot file has for them; the files that ship have those of the simulator, 96 x 96, which hardly any
-real camera offers: copy one, and put in what the camera offers.
+real camera offers: copy one, and put in what the camera offers. The wrist camera is not started unless wrist_camera
+says which it is, and a policy that needs it waits. The way from unpacking to here is in docs/at_the_arm.md.
 """
 
 from __future__ import annotations

@@ -201,9 +201,7 @@ def test_labels_while_it_is_recorded_and_after(made: Any) -> None:
 
 
 @pytest.fixture
-def closing(
-    made: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Recorder, Path, threading.Event]]:
+def closing(made: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Recorder, Path, threading.Event]]:
     """An episode that has ended, and whose bag the disk closes once the event is set."""
     began, go_on, close = threading.Event(), threading.Event(), BagWriter.close
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rosbags.rosbag2.errors import WriterError
@@ -17,6 +17,7 @@ from twinbrain_ros.data.bag import add_verdict
 from twinbrain_ros.data.bag_writer import BagWriter
 from twinbrain_ros.data.contract import Topic
 from twinbrain_ros.data.episode_info import EpisodeInfo, TopicCounts, Verdict
+from twinbrain_ros.data.recorded_episode import Item, RecordedEpisode
 from twinbrain_ros.text import shown
 
 # How long messages may wait for the writing thread to look.
@@ -64,43 +65,6 @@ class RecorderState:
     closing: bool = False
 
 
-@dataclass
-class _Counter:
-    received: int = 0
-    written: int = 0
-    lost: int = 0
-
-    def fixed(self) -> TopicCounts:
-        return TopicCounts(self.received, self.written, self.lost)
-
-
-@dataclass(frozen=True)
-class _Item:
-    topic: Topic
-    log_ns: int
-    data: bytes
-    came_s: float
-
-
-@dataclass(eq=False)
-class _Episode:
-    bag: BagWriter
-    info: EpisodeInfo
-    started_s: float
-    counters: dict[str, _Counter] = field(default_factory=dict)
-    ending: str = ""  # why, once it is to end
-    ended_ns: int = 0
-    discard: bool = False
-    failure: str = ""
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def counter(self, topic: str) -> _Counter:
-        return self.counters.setdefault(topic, _Counter())
-
-    def counts(self) -> dict[str, TopicCounts]:
-        return {topic: counter.fixed() for topic, counter in sorted(self.counters.items())}
-
-
 class Recorder:
     """Keeps the last moment of all topics, and writes episodes.
 
@@ -124,12 +88,12 @@ class Recorder:
         self._directory, self._settings, self._tell, self._transform = directory, settings, tell, transform
         self._lock = threading.Lock()
         # An episode among the items is the end of it.
-        self._queue: deque[_Item | _Episode] = deque()
+        self._queue: deque[Item | RecordedEpisode] = deque()
         self._queued_bytes = 0
-        self._latched: dict[str, _Item] = {}
+        self._latched: dict[str, Item] = {}
         self._sequences: dict[tuple[str, bytes], int] = {}
-        self._episode: _Episode | None = None
-        self._last: _Episode | None = None
+        self._episode: RecordedEpisode | None = None
+        self._last: RecordedEpisode | None = None
         self._closing = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -148,7 +112,7 @@ class Recorder:
             publisher, sequence: who sent it, and its number among what that one has sent on this topic; a gap
                 is counted as so many lost messages. None: not known.
         """
-        item = _Item(topic, log_ns, data, time.monotonic())
+        item = Item(topic, log_ns, data, time.monotonic())
         with self._lock:
             missing = self._missing(topic.name, publisher, sequence)
             if topic.latched:
@@ -172,11 +136,11 @@ class Recorder:
         self._sequences[topic, publisher] = sequence
         return max(0, sequence - last - 1) if last is not None else 0
 
-    def _trim(self, item: _Item) -> None:
+    def _trim(self, item: Item) -> None:
         """Makes room for an item by forgetting what is older than the pre-roll."""
         while self._queue:
             oldest = self._queue[0]
-            assert isinstance(oldest, _Item)
+            assert isinstance(oldest, Item)
             full = self._queued_bytes + len(item.data) > self._settings.queue_bytes
             if not full and item.came_s - oldest.came_s <= self._settings.preroll_s:
                 return
@@ -211,9 +175,9 @@ class Recorder:
         except OSError as error:  # of a full disk it names no file
             raise RecorderError(f"{self._directory / name}: the bag cannot be made: {error}") from error
         with self._lock:
-            episode = _Episode(bag, info, time.monotonic())
+            episode = RecordedEpisode(bag, info, time.monotonic())
             # What was said once and still holds: who comes to the bag late must find it at its beginning.
-            waiting = [item for item in self._queue if isinstance(item, _Item)]
+            waiting = [item for item in self._queue if isinstance(item, Item)]
             first_ns = min((item.log_ns for item in waiting), default=now_ns)
             known = {id(item) for item in waiting}
             for item in self._latched.values():
@@ -291,12 +255,12 @@ class Recorder:
         self._last = None
         return episode.bag.path
 
-    def _wait_for(self, episode: _Episode) -> None:
+    def _wait_for(self, episode: RecordedEpisode) -> None:
         """Until an episode that has ended is on the disk."""
         if not episode.done.wait(CLOSE_TIMEOUT_S):
             raise RecorderError(f"{episode.bag.path}: not closed within {CLOSE_TIMEOUT_S:g} s")
 
-    def _last_episode(self) -> _Episode:
+    def _last_episode(self) -> RecordedEpisode:
         if self._last is None:
             raise RecorderError("no episode has been recorded yet")
         return self._last
@@ -347,14 +311,14 @@ class Recorder:
                 kind = "" if isinstance(error, OSError | WriterError) else f"{type(error).__name__}: "
                 self._fail(episode, f"{episode.bag.path}: the recording broke off: {kind}{error}")
 
-    def _work(self, episode: _Episode, flushed_s: float) -> float:
+    def _work(self, episode: RecordedEpisode, flushed_s: float) -> float:
         """Writes what waits, and ends the episode where it ends. Returns when it was last flushed [s]."""
         with self._lock:
             batch, ended = [], False
             while self._queue and not ended:
                 item = self._queue.popleft()
-                ended = isinstance(item, _Episode)
-                batch += [item] if isinstance(item, _Item) else []
+                ended = isinstance(item, RecordedEpisode)
+                batch += [item] if isinstance(item, Item) else []
         for item in batch:
             self._write(episode, item)
             with self._lock:
@@ -365,7 +329,7 @@ class Recorder:
             return flushed_s
         return self._flush(episode, flushed_s)
 
-    def _write(self, episode: _Episode, item: _Item) -> None:
+    def _write(self, episode: RecordedEpisode, item: Item) -> None:
         topic, data = item.topic, item.data
         try:
             if self._transform is not None:
@@ -378,7 +342,7 @@ class Recorder:
         with self._lock:
             episode.counter(item.topic.name).written += 1
 
-    def _flush(self, episode: _Episode, flushed_s: float) -> float:
+    def _flush(self, episode: RecordedEpisode, flushed_s: float) -> float:
         """Flushes if it is time; returns when it was last done [s]."""
         now_s = time.monotonic()
         if now_s - flushed_s < self._settings.flush_s:
@@ -391,7 +355,7 @@ class Recorder:
             self._end(episode, reason, time.time_ns())
         return now_s
 
-    def _end(self, episode: _Episode, reason: str, now_ns: int) -> None:
+    def _end(self, episode: RecordedEpisode, reason: str, now_ns: int) -> None:
         """What has come until now belongs to the episode, and nothing after it."""
         with self._lock:
             if not episode.ending:
@@ -399,7 +363,7 @@ class Recorder:
                 self._queue.append(episode)
         self._wake.set()
 
-    def _finish(self, episode: _Episode) -> None:
+    def _finish(self, episode: RecordedEpisode) -> None:
         with self._lock:
             episode.info = dataclasses.replace(
                 episode.info, ended_ns=episode.ended_ns, ended=episode.ending, counts=episode.counts()
@@ -414,7 +378,7 @@ class Recorder:
             self._episode = None
         episode.done.set()
 
-    def _fail(self, episode: _Episode, failure: str) -> None:
+    def _fail(self, episode: RecordedEpisode, failure: str) -> None:
         """What is on the disk stays, as after a power cut."""
         episode.bag.abort()
         with self._lock:
