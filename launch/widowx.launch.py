@@ -1,6 +1,6 @@
 """A WidowX 250 S as it stands on a table: driver, cameras, policy and controller, each of them if asked for.
 
-ros2 launch twinbrain_ros widowx.launch.py use_arm:=ros2_control use_camera:=realsense robot:=/path/robot.yaml
+ros2 launch twinbrain_ros widowx.launch.py use_arm:=xs use_camera:=realsense robot:=/path/robot.yaml
 
 | argument | starts | of the package |
 |---|---|---|
@@ -9,13 +9,15 @@ ros2 launch twinbrain_ros widowx.launch.py use_arm:=ros2_control use_camera:=rea
 | use_camera:=realsense | one driver for each camera | realsense2_camera |
 | use_camera:=usb_cam | one driver for each camera | usb_cam |
 
-With ros2_control there is no autonomy: Interbotix' hardware interface does not measure the finger (NaN), and the
-policy has no gripper opening to act on. Poses and driving by hand go all the same; for autonomy take use_arm:=xs.
+With ros2_control there is no autonomy: Interbotix' hardware interface does not measure the finger (NaN), and
+the policy has no gripper opening to act on. Poses and driving by hand go all the same; for autonomy take
+use_arm:=xs.
 
 These packages are looked for only when they are asked for. Cameras are asked for the size, encoding and rate
 that the robot file has for them; the files that ship have those of the simulator, 96 x 96, which hardly any
-real camera offers: copy one, and put in what the camera offers. The wrist camera is not started unless wrist_camera
-says which it is, and a policy that needs it waits. The way from unpacking to here is in docs/at_the_arm.md.
+real camera offers: copy one, and put in what the camera offers. The wrist camera is not started unless
+wrist_camera says which it is, and a policy that needs it waits. The way from unpacking to here is in
+docs/at_the_arm.md.
 """
 
 from __future__ import annotations
@@ -148,7 +150,8 @@ def generate_launch_description() -> LaunchDescription:
                 "use_arm",
                 default_value="none",
                 choices=["none", "ros2_control", "xs"],
-                description="Driver of the arm to start; none where it runs already.",
+                description="Driver of the arm to start; none where it runs already. "
+                "ros2_control: without autonomy, as it does not measure the finger.",
             ),
             DeclareLaunchArgument(
                 "use_camera",
