@@ -128,9 +128,8 @@ class Governor:
         assert self._path is not None
         past_times, past_states = self._path.between(now_ns - to_ns(PAST_S), now_ns)
         times, states = self._path.from_here(now_ns)
-        if (
-            times[-1] < now_ns + self.lead_ns
-        ):  # it is at rest by then; controllers refuse what is over already
+        if times[-1] < now_ns + self.lead_ns:
+            # It is at rest by then, and controllers refuse what is over already.
             times, states = [*times, now_ns + self.lead_ns], [*states, states[-1]]
         velocities = np.array([state.v for state in states])
         velocities[-1] = 0.0  # exactly: trajectory controllers refuse an end in motion
