@@ -95,7 +95,7 @@ def test_an_emergency_stop_aborts_it(rig: ControllerRig) -> None:
     ("pose", "speed", "said"),
     [
         ("hme", 0.0, "there is no pose 'hme', expected one of home, sleep, upright"),
-        ("home", 1.5, "speed is 1.5, expected a share of the limits, above 0 and at most 1"),
+        ("home", 1.5, "speed is 1.5, expected a share of the limits within [0.01, 1]"),
     ],
 )
 def test_what_cannot_be_is_aborted_with_its_reason(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from control_fixtures import FORWARD, STILL, T0, TICK, Drive
+from control_fixtures import DEADMAN, FORWARD, STILL, T0, TICK, Drive, joystick
 from sim_fixtures import shared_kinematics, shared_robot
 
 from twinbrain_ros.control.controller import ArmController
@@ -237,3 +237,18 @@ def test_in_a_dry_run_the_arm_need_not_follow() -> None:
     commands = drive.run(0.8)
     assert drive.mode is Mode.AUTONOMY
     assert np.abs(commands[-1].motion.positions[0] - home).max() > 0.1
+
+
+def test_after_a_pause_of_joint_states_the_gripper_goes_on_holding_what_it_holds(drive: Drive) -> None:
+    """Closed around something it is measured more open than it was told to be."""
+    gripper = drive.robot.gripper
+    drive.autonomy((*STILL[:-1], 0.0))
+    assert drive.run(0.3)[-1].finger_m == pytest.approx(gripper.closed_m)
+    drive.set_mode(Mode.HOLD)
+    drive.run(1.0)
+    reads, drive.reads = drive.reads, lambda now_ns: None
+    drive.run(0.5)
+    drive.reads = reads
+    drive.run(1.5)
+    joystick(drive, DEADMAN)
+    assert drive.run(0.1)[-1].finger_m == pytest.approx(gripper.closed_m)

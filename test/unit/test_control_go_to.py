@@ -10,7 +10,7 @@ import pytest
 from control_fixtures import DEADMAN, FORWARD, Drive, joystick
 from sim_fixtures import shared_kinematics, shared_robot
 
-from twinbrain_ros.control.go_to import WayEnd, WayError
+from twinbrain_ros.control.go_to import LEAST_SPEED, WayEnd, WayError
 from twinbrain_ros.control.modes import Mode, ModeError
 from twinbrain_ros.control.motion import Array
 from twinbrain_ros.robot.poses import Pose
@@ -234,12 +234,18 @@ def test_what_cannot_be_is_refused_and_changes_nothing() -> None:
     drive = Drive(q=SLEEP)
     with pytest.raises(WayError, match="there is no pose 'hme', expected one of home, sleep, upright"):
         go(drive, "hme")
-    for speed in (0.0, -0.1, 1.1, float("nan")):
-        with pytest.raises(WayError, match=r"speed is .*, expected a share of the limits"):
+    for speed in (0.0, -0.1, 1.1, float("nan"), 1e-300, 0.0099):
+        with pytest.raises(WayError, match=r"speed is .*, expected a share of the limits within \[0.01, 1\]"):
             go(drive, speed=speed)
     with pytest.raises(ModeError, match=r"mode is 4, expected one of .*; the action go_to leads to a pose"):
         drive.controller.set_mode(4, drive.now, drive.steady, "test", "")
     assert drive.mode is Mode.HOLD and drive.run(0.1) == []
+
+
+def test_the_least_speed_may_come_as_a_float_of_an_action() -> None:
+    drive = Drive(q=SLEEP)
+    go(drive, speed=float(np.float32(LEAST_SPEED)))
+    assert drive.mode is Mode.GO_TO
 
 
 def test_it_needs_fresh_joint_states() -> None:

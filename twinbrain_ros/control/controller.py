@@ -312,7 +312,8 @@ class ArmController:
         self.joints.forget_motion(motion_ns)
         if not stayed:
             self.governor.place(self.joints.place(steady_ns), motion_ns)
-            self._finger_m = joints.finger_m
+            if self._finger_m is None:  # else the gripper goes on holding what it holds
+                self._finger_m = joints.finger_m
 
     # Out --------------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ _SETTLE_S, _GIVE_UP_S = 1.0, 3.0  # for the arm to come there after its commands
 _FLOOR_TOLERANCE_M = 1e-3
 _STEP_RAD = 0.05  # between two places of a way where its height is looked at
 _SAME_RAD = 1e-4
+LEAST_SPEED = 0.01
+_ROUNDED = 1e-6  # of a speed that came as a float of 32 bits
 
 
 class WayError(ValueError):
@@ -70,7 +72,7 @@ class GoTo:
 
     Args:
         goal: name of the pose.
-        speed: share of the limits of velocity, acceleration and jerk, above 0 and at most 1.
+        speed: share of the limits of velocity, acceleration and jerk, LEAST_SPEED to 1.
         number: of this way, for its `WayEnd`.
     Raises:
         WayError: there is no such pose, the speed is no share, or every way would lead through the floor.
@@ -87,8 +89,8 @@ class GoTo:
         number: int = 0,
     ) -> None:
         self.goal, self.number = find_pose(robot, goal), number
-        if not 0.0 < speed <= 1.0:
-            raise WayError(f"speed is {speed:g}, expected a share of the limits, above 0 and at most 1")
+        if not LEAST_SPEED - _ROUNDED <= speed <= 1.0:
+            raise WayError(f"speed is {speed:g}, expected a share of the limits within [{LEAST_SPEED:g}, 1]")
         self._governor, self._joints = governor, robot.arm_joints
         start = governor.resting_place()
         poses = way_between(robot.poses, pose_of(robot.poses, start), self.goal)

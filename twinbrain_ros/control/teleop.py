@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twinbrain_ros.control.clock import MotionClock
-from twinbrain_ros.control.governor import Governor
+from twinbrain_ros.control.governor import BOX_TOLERANCE_M, Governor
 from twinbrain_ros.control.input_rest import AT_POSE_RAD, REST_SHARE, RestGate
 from twinbrain_ros.control.jog import JointJog
 from twinbrain_ros.control.motion import Array, State
@@ -43,6 +43,7 @@ class Wish:
         joints: [J] rad, of a leader; NaN for those that it does not have.
         finger_m: gripper position, None: as it is.
         jog: [J] rad/s, where single joints are moved.
+        turn: how often the input has begun to count; another one is followed as after a takeover.
     """
 
     stamp_ns: int
@@ -51,6 +52,7 @@ class Wish:
     joints: Array | None = None
     finger_m: float | None = None
     jog: Array | None = None
+    turn: int = 0
 
 
 class Inputs:
@@ -71,6 +73,7 @@ class Inputs:
         self._robot, self._pose = robot, pose
         self._clock = clock or MotionClock()
         self._rest = RestGate()
+        self._velocity = np.array([robot.limits[joint].velocity for joint in robot.arm_joints])
         self._inputs = {entry.name: entry for entry in robot.teleop}
         self._wishes: dict[str, Wish] = {}
         self._estop_was_down: dict[str, bool] = {}
@@ -181,7 +184,8 @@ class Inputs:
         """A leader arm's joints by name, rad or its own units.
 
         Raises:
-            TeleopError: a joint is missing, not finite, or where this arm's could never be.
+            TeleopError: a joint is missing, not finite, where this arm's could never be, or has leapt. Then
+                the leader asks for nothing until it is at rest again, which is told once.
         """
         entry = self._inputs[name]
         assert isinstance(entry, LeaderInput)
@@ -193,8 +197,29 @@ class Inputs:
         self._check_leader(entry, q, joints)
         finger_m = None if opening is None else self._robot.gripper.finger(opening)
         now_ns = self._clock.motion(now_ns)
-        counts = self._leader_counts(entry, q, now_ns)
-        self._wishes[name] = Wish(now_ns, counts, joints=q, finger_m=finger_m)
+        self._rest.hear(entry, now_ns)
+        leapt = self._leapt(entry, q, joints, now_ns)
+        counts = not leapt and self._leader_counts(entry, q, now_ns)
+        if name in self._rest.leapt:  # in doubt, which is not letting go: as if it were silent
+            self._wishes.pop(name, None)
+            return
+        self._wishes[name] = Wish(now_ns, counts, None, q, finger_m, turn=self._rest.turn(entry))
+
+    def _leapt(self, entry: LeaderInput, q: Array, joints: Mapping[str, float], now_ns: int) -> bool:
+        """Whether this message is left out as a misread; raises TeleopError at the first."""
+        known = entry.name in self._rest.leapt
+        leap = self._rest.leap(entry, q, self._velocity, now_ns)
+        if leap is None or known:
+            return leap is not None
+        self._wishes.pop(entry.name, None)
+        worst, moved, most = leap
+        joint = entry.map.joints[worst]
+        assert joint is not None
+        self._rest.counts(entry, False, f"{joint.name!r} leapt")
+        raise TeleopError(
+            f"{entry.name}: found {joint.name!r} at {joints[joint.name]:.4g}, {moved:.2f} rad of the arm "
+            f"away from the message before, expected at most {most:.2f}: it has to be at rest again"
+        )
 
     def _check_leader(self, entry: LeaderInput, q: Array, joints: Mapping[str, float]) -> None:
         lower, upper = self._robot.lower, self._robot.upper
@@ -211,12 +236,12 @@ class Inputs:
             )
 
     def _leader_counts(self, entry: LeaderInput, q: Array, now_ns: int) -> bool:
-        self._rest.hear(entry, now_ns)
         still, moved = self._rest.leader_still(entry, q, now_ns)
         pose = self._pose()
         at_pose = pose is not None and bool(np.nanmax(np.abs(q - pose)) <= AT_POSE_RAD)
         joint = entry.map.joints[moved] if moved is not None else None
         busy = f"{joint.name!r} moves, and it is not at the arm's pose" if joint else ""
+        busy = busy or ("it leapt" if entry.name in self._rest.leapt else "")
         return self._rest.counts(entry, still or at_pose, busy)
 
     def problem(self, now_ns: int) -> str:
@@ -265,10 +290,14 @@ class TeleopDrive:
         page = entry.jog if isinstance(entry, JoyInput) else None
         jog_speed = entry.joint_speed if isinstance(entry, JogInput) else page.speed if page else 0.0
         self._jog = JointJog(kinematics, governor, jog_speed)
-        self.border = Border.SLIDE
+        self._kinematics, self._jogs = kinematics, False
+        # To slide along the border takes all joints, and those that a leader lacks are not to move.
+        lacks = isinstance(entry, LeaderInput) and None in entry.map.joints
+        self.border = self._rule = Border.STOP if lacks else Border.SLIDE
         self._at_ns = now_ns + governor.lead_ns
         self._leader: list[tuple[int, Array]] = []
         self._offset: Array | None = None
+        self._turn = 0
         self._still: Array = np.zeros(0)  # where the joints stay that the leader does not have
         self.problem = ""  # why the arm does not go where it is asked to
         self._rest()
@@ -293,8 +322,8 @@ class TeleopDrive:
         self._at_ns = until_ns
         self.problem = ""
         jogs = wish is not None and wish.jog is not None
-        if jogs is not (self.border is Border.STOP):  # the other page: it begins at rest
-            self.border = Border.STOP if jogs else Border.SLIDE
+        if jogs is not self._jogs:  # the other page: it begins at rest
+            self._jogs, self.border = jogs, Border.STOP if jogs else self._rule
             self._rest()
         if wish is not None and wish.jog is not None and np.any(wish.jog) and elapsed_s > 0:
             self._follow_jog(wish.jog, elapsed_s)
@@ -331,6 +360,9 @@ class TeleopDrive:
         self._move(self._jog.q, self._jog.v)
 
     def _follow_leader(self, wish: Wish, joints: Array, elapsed_s: float) -> None:
+        if wish.turn != self._turn:
+            self._turn = wish.turn
+            self._start_leader()
         if self._offset is None:
             self._still = self._q
         joints = np.where(np.isnan(joints), self._still, joints)
@@ -345,6 +377,18 @@ class TeleopDrive:
         (t0, q0), (t1, q1) = self._leader[0], self._leader[-1]
         v = (q1 - q0) * (NS_PER_S / (t1 - t0)) if t1 > t0 else np.zeros_like(q0)
         self._move(joints + self._offset, v - step / elapsed_s)
+        if self.border is Border.STOP and self._leaves_room():
+            self.problem = f"the tool is at the border of the workspace box, and {self.name} lacks joints"
+            self._start_leader()
+
+    def _start_leader(self) -> None:
+        """The arm stands where it comes to rest, and follows from there by the leader's motion."""
+        self._rest()
+        self._leader, self._offset = [], None
+
+    def _leaves_room(self) -> bool:
+        beyond = lambda q: self._governor.room.outside_m(self._kinematics.forward(q)[0])  # noqa: E731
+        return beyond(self._q) > max(BOX_TOLERANCE_M / 4, beyond(self._governor.resting_place()))
 
     def _move(self, q: Array, v: Array) -> None:
         limits = self._governor.limits

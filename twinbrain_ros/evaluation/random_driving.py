@@ -14,6 +14,7 @@ import numpy as np
 
 from twinbrain_ros.control.controller import ArmController
 from twinbrain_ros.control.go_to import WayError
+from twinbrain_ros.control.input_rest import JITTER_S, PERSON_SHARE
 from twinbrain_ros.control.modes import Mode, ModeError
 from twinbrain_ros.control.motion import Array
 from twinbrain_ros.control.settings import ControlSettings
@@ -202,7 +203,10 @@ class RandomDriving:
         for entry in self.robot.teleop:
             if not isinstance(entry, LeaderInput):
                 continue
-            away = self.robot.home + self.random.normal(0, 0.5, len(self.robot.home))
+            limits = [self.robot.limits[joint].velocity for joint in self.robot.arm_joints]
+            # As far as a person may have moved it since, and seldom further.
+            reach = PERSON_SHARE * JITTER_S * np.array(limits)
+            away = self.arm.q + self.random.uniform(-1.02, 1.02, len(limits)) * reach
             for where in (self.arm.q, away)[int(self.random.random() < 0.2) :]:
                 joints = dict.fromkeys(entry.map.names, 0.03)
                 for joint, position in zip(entry.map.joints, where.tolist(), strict=True):
