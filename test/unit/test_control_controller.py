@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from control_fixtures import DEADMAN, FORWARD, STILL, T0, TICK, Drive, joystick
+from control_fixtures import DEADMAN, FORWARD, STILL, T0, TICK, Drive, joystick, with_action
 from sim_fixtures import shared_kinematics, shared_robot
 
 from twinbrain_ros.control.controller import ArmController
@@ -137,7 +137,7 @@ def test_an_arm_that_sags_goes_on_from_where_it_was_left_another_from_where_it_i
     np.testing.assert_allclose(started_from(drive), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("moved", [0.03, -0.03, 0.3])
+@pytest.mark.parametrize("moved", [0.008, -0.015, 0.03, -0.03, 0.3])
 def test_an_arm_that_moved_in_hold_goes_on_from_where_it_is(moved: float) -> None:
     """However little: whoever moved it, its driver does not hold it where it was left any more."""
     drive = at_rest_with(0.04)
@@ -147,15 +147,92 @@ def test_an_arm_that_moved_in_hold_goes_on_from_where_it_is(moved: float) -> Non
     np.testing.assert_allclose(started_from(drive), measured, atol=1e-5)
 
 
-def test_an_arm_whose_driver_was_silent_goes_on_from_where_it_is() -> None:
-    """It may have been started again, and hold the arm where it hung."""
+def test_noise_of_encoders_is_no_motion() -> None:
+    random = np.random.default_rng(1)
+    drive = Drive()
+    drive.reads = lambda now_ns: drive.q + np.array([0, 0.04, 0, 0, 0, 0]) + random.uniform(-0.002, 0.002, 6)
+    drive.run(0.5)
+    drive.autonomy(STILL)
+    drive.run(0.2)
+    left = drive.controller.governor.resting_place()
+    drive.set_mode(Mode.HOLD)
+    for _ in range(20):
+        drive.run(0.5)
+        np.testing.assert_array_equal(started_from(drive), left)
+        drive.set_mode(Mode.HOLD)
+
+
+@pytest.mark.parametrize(("moved", "from_measured"), [(0.0, False), (0.008, True), (0.1, True)])
+def test_after_a_pause_of_joint_states_an_arm_goes_on_from_where_it_was_left_unless_it_moved(
+    moved: float, from_measured: bool
+) -> None:
     drive = at_rest_with(0.05)
-    reads = drive.reads
     drive.reads = lambda now_ns: None
     drive.run(0.4)
-    drive.reads = reads
+    measured = HOME + np.array([0, 0.05 + moved, 0, 0, 0, 0])
+    drive.reads = lambda now_ns: measured
     drive.run(0.3)
+    np.testing.assert_allclose(started_from(drive), measured if from_measured else HOME, atol=1e-5)
+
+
+def left_late(late_ticks: int, sag: float = 0.0) -> Drive:
+    """An arm that is late by so much and hangs by its sag; just told to hold, on its way to rest."""
+    drive = Drive(robot=with_action(shared_robot(), space="joint_position"))
+    drive.reads = lambda now_ns: (
+        (drive.path[-late_ticks] if len(drive.path) > late_ticks else HOME) + np.array([sag, 0, 0, 0, 0, 0])
+    )
+    drive.run(0.5)
+    drive.autonomy([HOME[0] - 0.5, *HOME[1:], 1])
+    drive.run(0.5)
+    drive.set_mode(Mode.HOLD)
+    assert drive.controller.governor.moving(drive.now)
+    return drive
+
+
+@pytest.mark.parametrize("wait_s", [0.2, 0.5, 1.5])
+@pytest.mark.parametrize("sag", [0.0, 0.03, -0.03])
+def test_an_arm_that_comes_to_rest_late_and_sags_has_not_moved(wait_s: float, sag: float) -> None:
+    drive = left_late(4, sag)
+    drive.run(wait_s)
+    left = drive.controller.governor.resting_place()
+    np.testing.assert_array_equal(started_from(drive), left)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("ticking", [True, False], ids=["active", "inactive"])
+def test_an_arm_that_is_moved_soon_after_a_motion_goes_on_from_where_it_is(
+    after_s: float, ticking: bool
+) -> None:
+    """Whether or not anybody ticks meanwhile; while it is on the way nothing starts."""
+    drive = left_late(1)
+    while drive.controller.governor.moving(drive.now):
+        drive.run(0.02)
+    drive.run(0.04 + after_s)
+    there = drive.q
+    for number in range(1, 16):
+        measured = there + np.array([0, 0.05 * min(number / 5, 1.0), 0, 0, 0, 0])
+        drive.reads = lambda now_ns, q=measured: q
+        if ticking:
+            drive.tick()
+        else:
+            drive.now, drive.steady = drive.now + TICK, drive.steady + TICK
+            drive.controller.add_joints(drive.now, measured, 0.03, drive.steady)
+        if number == 3:
+            with pytest.raises(ModeError, match=r"cannot start autonomy: joint 'shoulder'"):
+                drive.set_mode(Mode.AUTONOMY)
+    np.testing.assert_allclose(started_from(drive), measured, atol=1e-5)
+
+
+def test_a_controller_that_begins_anew_starts_from_where_the_arm_is() -> None:
+    """While nobody ticked, another may have driven the arm; the time that passed is no fault."""
+    drive = at_rest_with(0.05)
+    for _ in range(250):
+        drive.now, drive.steady = drive.now + TICK, drive.steady + TICK
+        drive.controller.add_joints(drive.now, drive.reads(drive.now), 0.03, drive.steady)
+    drive.controller.begin_anew()
     np.testing.assert_allclose(started_from(drive), HOME + np.array([0, 0.05, 0, 0, 0, 0]), atol=1e-5)
+    drive.tick()
+    assert drive.mode is Mode.AUTONOMY
 
 
 def test_an_arm_whose_driver_was_silent_while_it_was_driven_goes_on_from_where_it_is() -> None:

@@ -122,9 +122,11 @@ def test_one_reading_beside_the_others_keeps_the_arm_where_it_is(glitch: Array, 
     np.testing.assert_array_equal(stream.watch.place(stream.now), HOME)
 
 
-def test_a_glitch_too_small_to_be_seen_moves_nothing_either() -> None:
+@pytest.mark.parametrize("times", [1, 3, 5])
+def test_glitches_too_small_to_be_seen_move_nothing_either(times: int) -> None:
     stream = Stream().stand(0.5)
-    stream.say(off(0.015))
+    for _ in range(times):
+        stream.say(off(0.015))
     assert stream.unsettled == ""
     np.testing.assert_array_equal(stream.watch.place(stream.now), HOME)
 
@@ -265,6 +267,53 @@ def test_a_second_source_of_a_part_is_seen_too() -> None:
         stream.say(HOME, parts=(0, 3, 7))
         stream.watch.add(JointPart(stream.now + MS, (2,), np.array([HOME[2] + 0.4])), stream.now + MS)
     assert "joint 'elbow'" in stream.problem and "contradict each other" in stream.problem
+
+
+@pytest.mark.parametrize("late_ms", [6, 20, 100, 300])
+@pytest.mark.parametrize("parts", [(0, 7), (0, 3, 7)], ids=str)
+def test_a_second_source_whose_readings_come_late_is_seen_too(late_ms: int, parts: tuple[int, ...]) -> None:
+    stream = Stream().stand(1.0)
+    for _ in range(6):
+        stream.say(HOME, parts=parts)
+        stream.watch.add(JointPart.whole(stream.now - late_ms * MS, off(0.4), 0.03), stream.now + MS)
+    assert "contradict each other" in stream.problem and "joint 'elbow'" in stream.problem
+    assert stream.watch.newest is not None and stream.watch.repeated == 0
+    np.testing.assert_array_equal(stream.watch.newest.arm, HOME)
+
+
+def test_the_true_source_is_heard_if_the_wrong_one_is_stamped_later() -> None:
+    stream = Stream().stand(1.0, off(0.4))
+    for _ in range(6):
+        stream.say(off(0.4))
+        stream.watch.add(JointPart.whole(stream.now - 20 * MS, HOME, 0.03), stream.now + MS)
+    assert "contradict each other" in stream.problem
+
+
+def test_one_late_reading_beside_the_others_is_waited_for_too() -> None:
+    stream = Stream().stand(0.5)
+    stream.watch.add(JointPart.whole(stream.now - 20 * MS, off(0.1), 0.03), stream.now + MS)
+    assert stream.problem == "" and "joint 'elbow' is at 0.362 rad in one that came late" in stream.unsettled
+    assert stream.stand(SETTLE_S + 0.02).unsettled == ""
+
+
+def test_a_stamp_that_runs_ahead_gives_a_joint_no_time_to_get_anywhere() -> None:
+    stream = Stream().stand(0.5)
+    stream.say(off(0.4), stamp_ns=stream.now + 200 * MS)
+    assert stream.watch.left_out == 1 and stream.watch.newest is not None
+    np.testing.assert_array_equal(stream.watch.newest.arm, HOME)
+
+
+@pytest.mark.parametrize("ahead_ms", [-60, 0, 60])
+def test_readings_of_a_fast_arm_that_were_held_up_and_come_all_at_once_are_believed(ahead_ms: int) -> None:
+    """Whatever the clock of the machine that stamps them says."""
+    watch = JointsWatch(ROBOT)
+    for number in range(60):
+        made_ns = T0 + number * 10 * MS
+        arrived_ns = T0 + 500 * MS + number * MS if 35 <= number < 50 else made_ns + MS
+        q = off(-1.0 + 2.9 * 0.01 * number)
+        watch.add(JointPart.whole(made_ns + ahead_ms * MS, q, 0.03), arrived_ns)
+    assert watch.left_out == 0 and watch.newest is not None
+    np.testing.assert_array_equal(watch.newest.arm, off(-1.0 + 2.9 * 0.59))
 
 
 def test_an_arm_that_contradicting_sources_tell_of_is_stopped_and_not_started() -> None:
@@ -408,3 +457,15 @@ def test_real_motion_at_any_rate_with_jitter_and_losses_is_never_left_out(seed: 
             late_ns = int(random.exponential(2 * MS))
             watch.add(JointPart(stamp_ns, tuple(range(first, end)), q[first:end]), now + late_ns)
     assert watch.left_out == 0 and watch.problem(now, TIMEOUT_S) == ""
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_real_motion_whose_readings_overtake_each_other_is_never_left_out(seed: int) -> None:
+    random, way = np.random.default_rng(seed), by_hand(seed)
+    watch = JointsWatch(ROBOT)
+    period_ns = to_ns(1.0 / random.choice([50, 100, 500]))
+    stamps = [T0 + number * period_ns for number in range(300)]
+    for arrived_ns, stamp_ns in sorted((ns + int(random.exponential(10 * MS)), ns) for ns in stamps):
+        q = way(stamp_ns) + random.normal(0, 1e-3, 6)
+        watch.add(JointPart.whole(stamp_ns, q, 0.03), arrived_ns)
+    assert watch.left_out == 0 and watch.repeated > 10

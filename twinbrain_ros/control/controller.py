@@ -70,7 +70,7 @@ class ArmController:
         self._robot, self._kinematics = robot, kinematics
         self._executor = ChunkExecutor(robot, kinematics, self.governor, self.settings.chunks)
         self._modes = Modes()
-        self.joints = JointsWatch(robot)
+        self.joints = JointsWatch(robot, self.governor, ros_time)
         pose = lambda: self.joints.newest.arm if self.joints.newest else None  # noqa: E731
         self.inputs = Inputs(robot, pose, self.clock)
         self._policy, self._clock_watch = PolicyWatch(), ClockWatch(ros_time)
@@ -139,6 +139,11 @@ class ArmController:
         self.check(settings)
         self._executor.use(settings.chunks)
         self.settings = settings
+
+    def begin_anew(self) -> None:
+        """Forgets where the arm was left: while nobody ticked, anything may have moved it."""
+        self.governor.forget()
+        self._clock_watch = ClockWatch(self.clock.ros_time)
 
     def check(self, settings: ControlSettings) -> None:
         """Raises ValueError as `use` would, and changes nothing."""
@@ -291,23 +296,23 @@ class ArmController:
         if problem or self.mode is not Mode.HOLD:
             return problem
         problem = self.joints.unsettled(steady_ns)
-        if problem or self._stayed():
+        if problem or self._stayed(steady_ns):
             return problem
         if self.governor.moving(self.clock.motion(now_ns)):
             return "the arm is still coming to rest, and may not be where it was told to be"
         return self.joints.restless(steady_ns)
 
-    def _stayed(self) -> bool:
+    def _stayed(self, steady_ns: int) -> bool:
         """Whether the arm is where it was told to be: then it goes on from there."""
         joints = self.joints.newest
         if joints is None or not self.governor.placed or not self.settings.follows:
             return False
         left = self.governor.at(joints.stamp_ns).q
-        return self.joints.stayed(left, self.settings.watchdogs.following_error_rad)
+        return self.joints.stayed(left, self.settings.watchdogs.following_error_rad, steady_ns)
 
     def _start_from_here(self, motion_ns: int, steady_ns: int) -> None:
         """From where the arm was left, or, if it may not be there any more, from where it is."""
-        joints, stayed = self.joints.newest, self._stayed()
+        joints, stayed = self.joints.newest, self._stayed(steady_ns)
         assert joints is not None
         self.joints.forget_motion(motion_ns)
         if not stayed:
@@ -320,8 +325,6 @@ class ArmController:
     def tick(self, now_ns: int, steady_ns: int) -> Command | None:
         """To be called once a period: what to send now; None: nothing, the arm is or comes to rest."""
         self._watch(now_ns, steady_ns)
-        moving = self.governor.moving(self.clock.motion(now_ns))
-        self.joints.watch_rest(self.driven or moving, steady_ns)
         self._arbitrate(now_ns, steady_ns)
         self._arrive(now_ns, steady_ns)
         return self.command(now_ns, steady_ns)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twinbrain_ros.control.governor import Governor
+from twinbrain_ros.control.left import MOVED_RAD, LeftArm
 from twinbrain_ros.control.motion import Array
 from twinbrain_ros.control.plausible import AGREE_RAD, SILENT_S, Doubt, JointBounds, Reading, Series
 from twinbrain_ros.control.timing import NS_PER_S, to_ns
@@ -32,8 +33,6 @@ ZEROS_S = 1.0
 KEPT_S = 1.2
 # Readings out of order are left out, but not for longer than this [s]: then the time line has gone back.
 ORDER_S = 0.1
-# An arm whose last command has been over for so long [s] is at rest, sagged as far as it will.
-REST_S = 0.5
 # An arm that stands this near to where it was left goes on from there: starting from where it is measured
 # instead would let it sink by its sag at every start [rad].
 SAME_PLACE_RAD = 0.1
@@ -41,6 +40,10 @@ SAME_PLACE_RAD = 0.1
 FINGERS_KEPT = 5
 # Openings beyond this are no measurements of a gripper: 0 is closed, 1 open.
 OPENINGS = (-1.0, 2.0)
+# Readings of a joint at rest differ by no more [rad], but for wrong ones.
+STILL_RAD = 0.005
+# Clocks differ and drift: the least delay of readings is forgotten by this share of the time.
+FORGET_DELAY = 1000
 ASTRAY_STEP_S = 0.1  # of the time astray, most between two looks
 _NEVER_NS = -(2**61)
 
@@ -57,13 +60,20 @@ class Joints:
 class JointsWatch:
     """Takes in parts of joint states; gives the newest believable reading of the whole arm.
 
+    Args:
+        robot: joints and limits.
+        governor: what the arm is commanded; None: nothing, as in a test.
+        ros_time: stamps are of the clock of motion, which may run at another rate than arrivals do.
+
     Attributes:
         newest: None as long as a joint of the arm has never been measured.
         repeated: how many said nothing new: repeats, or out of order.
         publishers: gives who publishes joint states, as a sentence; asked when they are in doubt.
     """
 
-    def __init__(self, robot: RobotFile) -> None:
+    def __init__(
+        self, robot: RobotFile, governor: Governor | None = None, ros_time: bool = False
+    ) -> None:  # fmt: skip
         self._names, self._gripper = robot.arm_joints, robot.gripper
         self._bounds = JointBounds.of(robot)
         self._doubt = Doubt()
@@ -75,14 +85,16 @@ class JointsWatch:
         self._stamps_ns = np.full(count, _NEVER_NS, dtype=np.int64)
         self._arrived_ns = np.full(count, _NEVER_NS, dtype=np.int64)
         self._readings: deque[Reading] = deque()  # believed or not
+        self._line: deque[Reading] = deque()  # the believed ones
+        self._indices: dict[tuple[int, ...], np.ndarray] = {}
+        self._ros_time, self._delay_ns = ros_time, 2**61
         self._pairs: dict[tuple[int, ...], tuple[Reading, ...]] = {}  # the last two of each part
         self._fingers: deque[float] = deque(maxlen=FINGERS_KEPT)
         self._finger_ns = 0
         self._refused = self._strange = ""
         self._changed_ns = 0
         self._astray_ns, self._looked_ns = 0, -1
-        self._rest: Array | None = None
-        self._quiet_ns: int | None = None
+        self._left = LeftArm(governor) if governor is not None else None
         self._moved = False
 
     @property
@@ -105,18 +117,29 @@ class JointsWatch:
 
     def _add_arm(self, arm: list[int], part: JointPart, arrived_ns: int) -> bool:
         """False if the message is to be left out."""
-        index, q = np.array(arm), part.positions[: len(arm)]
+        index, q = self._indices.setdefault(part.indices, np.array(arm)), part.positions[: len(arm)]
         reading = Reading(part.stamp_ns, arrived_ns, index, q)
         fresh = look = self._stamps_ns[index] < part.stamp_ns
         if not fresh.all():
-            if arrived_ns - int(self._arrived_ns[index].max()) > to_ns(ORDER_S):
-                fresh = fresh | (self._stamps_ns[index] > part.stamp_ns)  # a time line that begins anew
-            same = self._stamps_ns[index] == part.stamp_ns
-            look = fresh | (same & (np.abs(q - self._q[index]) > AGREE_RAD))
+            newer = self._stamps_ns[index] > part.stamp_ns
+            if newer.any() and arrived_ns - int(self._arrived_ns[index].max()) > to_ns(ORDER_S):
+                # A time line that begins anew.
+                fresh, newer, self._delay_ns = fresh | newer, np.zeros_like(newer), 2**61
+                self._line.clear()
+            differs = np.abs(q - self._q[index]) > AGREE_RAD
+            look = fresh | (~newer & differs)
+            if newer.any():
+                problem = self._bounds.beside(self._line, reading, newer, self._names)
+                if problem:
+                    self._keep(self._readings, reading)
+                    self._contradicted(problem, arrived_ns)
+                    return False
             if not look.any():
                 self.repeated += 1
+                if newer.any():
+                    self._keep(self._readings, reading)
                 return True
-        self._keep(reading)
+        self._keep(self._readings, reading)
         problem = self._impossible(reading, part.indices, look)
         if problem:
             self.refuse(problem, arrived_ns)
@@ -124,13 +147,19 @@ class JointsWatch:
         key = part.indices
         before = self._pairs.get(key, ())
         zigzag = self._bounds.zigzag(before, reading, self._names)
-        if not zigzag:
+        if zigzag:
+            self._contradicted(zigzag, arrived_ns)
+        else:
             self._doubt.good(arrived_ns)
-        elif self._doubt.bad(arrived_ns, zigzag, self.publishers, contradicts=True):
-            self._moved = True
         self._pairs[key] = (*before[-1:], reading)
-        self._take(reading, fresh)
+        if fresh.any():
+            self._keep(self._line, reading)
+            self._take(reading, fresh)
         return True
+
+    def _contradicted(self, reason: str, arrived_ns: int) -> None:
+        if self._doubt.bad(arrived_ns, reason, self.publishers, contradicts=True):
+            self._moved = True
 
     def _impossible(self, reading: Reading, part: tuple[int, ...], look: np.ndarray) -> str:
         index = reading.index
@@ -138,9 +167,12 @@ class JointsWatch:
         if outside:
             return outside
         known = look & (self._stamps_ns[index] > _NEVER_NS)
-        since_ns = np.maximum(
-            reading.stamp_ns - self._stamps_ns[index], reading.arrived_ns - self._arrived_ns[index]
-        )
+        # Readings that were held up arrive all at once: their stamps tell the time between them. A stamp that
+        # is further ahead than any before tells of no time.
+        stamp_ns = reading.stamp_ns
+        if not self._ros_time:
+            stamp_ns = min(stamp_ns, reading.arrived_ns - self._delay_ns)
+        since_ns = np.maximum(stamp_ns - self._stamps_ns[index], reading.arrived_ns - self._arrived_ns[index])
         before = self._pairs.get(part, ())
         slack = self._bounds.jitter(*before) if len(before) == 2 else 0.0
         return self._bounds.too_far(
@@ -149,10 +181,12 @@ class JointsWatch:
 
     def _take(self, reading: Reading, fresh: np.ndarray) -> None:
         index, q = reading.index[fresh], reading.q[fresh]
-        if reading.arrived_ns - int(self._arrived_ns[index].min()) > to_ns(SILENT_S):
+        known = self._left is not None and self._left.place is not None
+        gap_ns = reading.arrived_ns - int(self._arrived_ns[index].min())
+        if gap_ns > to_ns(SILENT_S) and not known:
             self._moved = True
-        if self._rest is not None and np.abs(q - self._rest[index]).max() > AGREE_RAD:
-            self._moved = True
+        delay_ns = reading.arrived_ns - reading.stamp_ns
+        self._delay_ns = min(delay_ns, self._delay_ns + gap_ns // FORGET_DELAY)
         if (q != self._q[index]).any() or reading.stamp_ns < int(self._stamps_ns[index].max()):
             self._changed_ns = reading.stamp_ns
         self._q[index], self._stamps_ns[index] = q, reading.stamp_ns
@@ -168,13 +202,20 @@ class JointsWatch:
         stamp_ns = int(self._stamps_ns.min())
         if stamp_ns == _NEVER_NS:
             return
+        before_ns = self.newest.stamp_ns if self.newest is not None else _NEVER_NS
         fingers = sorted(self._fingers)
-        self.newest = Joints(stamp_ns, self._q.copy(), fingers[len(fingers) // 2] if fingers else None)
+        q = self._q.copy()
+        self.newest = Joints(stamp_ns, q, fingers[len(fingers) // 2] if fingers else None)
+        if self._left is not None and stamp_ns > before_ns:
+            arrived_ns = int(self._arrived_ns.max())
+            if self._left.rests(stamp_ns, arrived_ns, q):
+                self._left.note(self.place(arrived_ns))
 
-    def _keep(self, reading: Reading) -> None:
-        self._readings.append(reading)
-        while self._readings[0].arrived_ns < reading.arrived_ns - to_ns(KEPT_S):
-            self._readings.popleft()
+    @staticmethod
+    def _keep(readings: deque[Reading], reading: Reading) -> None:
+        readings.append(reading)
+        while readings[0].arrived_ns < reading.arrived_ns - to_ns(KEPT_S):
+            readings.popleft()
 
     def refuse(self, reason: str, arrived_ns: int) -> None:
         """Notes that some came that are of no use."""
@@ -258,31 +299,34 @@ class JointsWatch:
     # Where it is ------------------------------------------------------------------------------------
 
     def place(self, arrived_ns: int) -> Array:
-        """Where the arm is [J]: of joints at rest the median of three readings, which no glitch moves."""
+        """Where the arm is [J]: of joints at rest the median of the last 0.2 s, which no misreads move.
+
+        Of one that moves the last three readings count.
+        """
         assert self.newest is not None
         q = self.newest.arm.copy()
         for joint in range(len(q)):
-            values = Series.of(joint, self._readings, arrived_ns, SETTLE_READINGS).q
-            if len(values) and np.ptp(values) <= AGREE_RAD:
-                q[joint] = np.median(values)
+            series = Series.of(joint, self._readings, arrived_ns - to_ns(SETTLE_S), SETTLE_READINGS)
+            values = series.q
+            if not len(values):
+                continue
+            middle = float(np.median(values))
+            if np.count_nonzero(np.abs(values - middle) <= STILL_RAD / 2) > len(values) / 2:
+                q[joint] = middle
+            elif np.ptp(values[-SETTLE_READINGS:]) <= AGREE_RAD:
+                q[joint] = np.median(values[-SETTLE_READINGS:])
         return q
 
-    def watch_rest(self, told: bool, arrived_ns: int) -> None:
-        """To be told at each tick whether the arm is commanded, or on its way to rest."""
-        if told:
-            self._rest, self._quiet_ns = None, None
-        elif self._quiet_ns is None:
-            self._quiet_ns = arrived_ns
-        elif self._rest is None and self.newest and arrived_ns - self._quiet_ns >= to_ns(REST_S):
-            self._rest = self.newest.arm
-
-    def stayed(self, left: Array, following_error_rad: float) -> bool:
+    def stayed(self, left: Array, following_error_rad: float, arrived_ns: int) -> bool:
         """Whether the arm demonstrably is where it was left at [J], apart from its sag."""
-        if self.newest is None or self._moved:
+        if self.newest is None or self._moved or self._left is None or self._left.strayed:
             return False
-        if self._rest is None:  # it may be a little behind yet
+        rest = self._left.place
+        if rest is None:  # it may be a little behind yet
             return bool(np.max(np.abs(self.newest.arm - left)) <= following_error_rad)
-        return bool(np.max(np.abs(self._rest - left)) <= SAME_PLACE_RAD)
+        if np.max(np.abs(self.place(arrived_ns) - rest)) > MOVED_RAD:
+            return False
+        return bool(np.max(np.abs(rest - left)) <= SAME_PLACE_RAD)
 
     # Doing what it is told --------------------------------------------------------------------------
 

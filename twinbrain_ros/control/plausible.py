@@ -99,6 +99,33 @@ class JointBounds:
         since_s = max(last.stamp_ns - first.stamp_ns, 1) / NS_PER_S
         return np.minimum(np.abs(last.q - first.q) / since_s, self.velocity[last.index]) * JITTER_S
 
+    def beside(
+        self, line: Sequence[Reading], reading: Reading, of: NDArray[np.bool_], names: Sequence[str]
+    ) -> str:  # fmt: skip
+        """Which joint of a late reading is elsewhere than the believed ones say of then; empty if none is.
+
+        line: the believed ones by arrival; of: which joints [n] of the reading count.
+        """
+        for at in np.flatnonzero(of):
+            joint, q = int(reading.index[at]), float(reading.q[at])
+            before, after = _around(line, reading, joint)
+            near = [one for one in (before, after) if one is not None]
+            if not near:
+                continue
+            off_ns = min(abs(reading.stamp_ns - stamp_ns) for stamp_ns, _ in near)
+            there, slack = near[0][1], 0.0
+            if before is not None and after is not None:
+                gap_s = (after[0] - before[0]) / NS_PER_S
+                way = after[1] - before[1]
+                there += (reading.stamp_ns - before[0]) / NS_PER_S / gap_s * way
+                slack = min(abs(way) / gap_s, float(self.velocity[joint])) * JITTER_S
+            if abs(q - there) > AGREE_RAD + self.velocity[joint] * off_ns / NS_PER_S + slack:
+                return (
+                    f"joint {names[joint]!r} is at {q:.3f} rad in one that came late, and was at {there:.3f} "
+                    f"rad then by the others"
+                )
+        return ""
+
     def zigzag(self, before: Sequence[Reading], reading: Reading, names: Sequence[str]) -> str:
         """Which joint went to and fro as none can, over three readings of a part; empty if none did."""
         if len(before) < 2:
@@ -174,7 +201,9 @@ class Series:
             if found and found[-1][1] - reading.arrived_ns > to_ns(SILENT_S):
                 break
             found.append((reading.stamp_ns, reading.arrived_ns, float(reading.q[at])))
-        found.sort(key=lambda entry: entry[:2])
+        found.sort()
+        # One that was sent twice is one reading.
+        found = [one for one, last in zip(found, [None, *found], strict=False) if not _same(one, last)]
         stamps, arrived, q = zip(*found, strict=True) if found else ((), (), ())
         return cls(np.array(stamps, np.int64), np.array(arrived, np.int64), np.array(q, np.float64))
 
@@ -182,6 +211,25 @@ class Series:
     def over_s(self) -> float:
         """How long it lasts, by arrival [s]."""
         return float(np.ptp(self.arrived_ns)) / NS_PER_S if len(self.q) else 0.0
+
+
+def _same(one: tuple[int, int, float], other: tuple[int, int, float] | None) -> bool:
+    return other is not None and one[0] == other[0] and one[2] == other[2]
+
+
+def _around(
+    line: Sequence[Reading], reading: Reading, joint: int
+) -> tuple[tuple[int, float] | None, tuple[int, float] | None]:
+    """When and where a joint was measured last before a reading, and first after it."""
+    after, here = None, _place(reading.index, joint)
+    for one in reversed(line):
+        at = here if one.index is reading.index else _place(one.index, joint)
+        if at is None:
+            continue
+        if one.stamp_ns <= reading.stamp_ns:
+            return (one.stamp_ns, float(one.q[at])), after
+        after = (one.stamp_ns, float(one.q[at]))
+    return None, after
 
 
 def _place(index: Indices, joint: int) -> int | None:

@@ -119,6 +119,7 @@ class ControllerNode(TwinBrainNode):
     def start(self) -> None:
         assert self._controller is not None
         self._rival = ""  # whom it has told of
+        self._controller.begin_anew()
         self._publish_mode(self._controller.state)
         self._rhythm.restart(time.monotonic_ns())
         self._look_round()
