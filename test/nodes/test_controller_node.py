@@ -199,6 +199,23 @@ def test_deactivation_brings_the_arm_to_rest_and_comes_back_in_hold(rig: Control
     assert rig.send_chunk().reason == "the mode is HOLD"
 
 
+def test_a_mode_that_is_asked_right_after_a_long_pause_is_kept(bench: Any, robot: RobotFile) -> None:
+    """While it was inactive nobody ticked: that is no fault, and what it knew of the arm is over."""
+    rig = ControllerRig(bench, robot, overrun_s=0.5)
+    rig.drive()
+    rig.node.trigger_deactivate()
+    rig.until_at_rest()
+    rig.until_settled()
+    since_ns = rig.now_ns()
+    rig.bench.until(lambda: rig.now_ns() - since_ns > 6e8)
+    rig.node.trigger_activate()
+    assert rig.node._controller is not None and not rig.node._controller.governor.placed
+    assert rig.set_mode(ControlMode.AUTONOMY).success
+    seen = len(rig.path)
+    rig.bench.until(lambda: len(rig.path) > seen + 5)
+    assert rig.mode().mode == ControlMode.AUTONOMY
+
+
 def test_an_internal_error_of_a_service_is_answered(
     rig: ControllerRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,9 @@ class LeftArm:
     def __init__(self, governor: Governor) -> None:
         self._governor = governor
         self._end_ns: int | None = None
+        self._since_ns = 0
+        self._left = self._to_go = self._least = np.zeros(0)  # where, how much of its way may lie before it,
+        self._last: deque[Array] = deque(maxlen=_OF)  # how near it came, and where it was seen last
         self.begin_anew()
 
     @property
@@ -73,4 +76,4 @@ class LeftArm:
         self._left = governor.resting_place()
         self._to_go = np.abs(self._left - governor.at(self._end_ns - to_ns(LATE_S)).q)
         self._least = np.full(len(self._left), np.inf)
-        self._last: deque[Array] = deque(maxlen=_OF)
+        self._last.clear()
