@@ -299,22 +299,13 @@ class JointsWatch:
     # Where it is ------------------------------------------------------------------------------------
 
     def place(self, arrived_ns: int) -> Array:
-        """Where the arm is [J]: of joints at rest the median of the last 0.2 s, which no misreads move.
-
-        Of one that moves the last three readings count.
-        """
+        """Where the arm is [J]: by its readings of the last 0.2 s, so that a few misreads do not move it."""
         assert self.newest is not None
         q = self.newest.arm.copy()
         for joint in range(len(q)):
             series = Series.of(joint, self._readings, arrived_ns - to_ns(SETTLE_S), SETTLE_READINGS)
-            values = series.q
-            if not len(values):
-                continue
-            middle = float(np.median(values))
-            if np.count_nonzero(np.abs(values - middle) <= STILL_RAD / 2) > len(values) / 2:
-                q[joint] = middle
-            elif np.ptp(values[-SETTLE_READINGS:]) <= AGREE_RAD:
-                q[joint] = np.median(values[-SETTLE_READINGS:])
+            if len(series.q):
+                q[joint] = _standing(series.q, float(q[joint]))
         return q
 
     def stayed(self, left: Array, following_error_rad: float, arrived_ns: int) -> bool:
@@ -364,3 +355,15 @@ class JointsWatch:
             f"joint {names[joint]!r} is {abs(error[joint]):.3f} rad from where it was commanded, expected at "
             f"most {settings.following_error_rad} rad: blocked, or not driven?"
         )
+
+
+def _standing(values: Array, newest: float) -> float:
+    """Where a joint is by its readings [n] in order: the median of all if it rests, else of three."""
+    middle = float(np.median(values))
+    still = values[np.abs(values - middle) <= STILL_RAD / 2]
+    rests = len(still) > len(values) / 2
+    last = (still if rests else values)[-SETTLE_READINGS:]
+    now, spread = float(np.median(last)), float(np.ptp(last))
+    if rests:  # what has come to rest just now differs by more than noise
+        return now if abs(now - middle) > spread else middle
+    return now if spread <= AGREE_RAD else newest
