@@ -13,6 +13,8 @@ With ros2_control there is no autonomy: Interbotix' hardware interface does not 
 the policy has no gripper opening to act on. Poses and driving by hand go all the same; for autonomy take
 use_arm:=xs.
 
+Arguments of the drivers' own launch files are taken too, once these are asked for: initial_reset:=true.
+
 These packages are looked for only when they are asked for. Cameras are asked for the size, encoding and rate
 that the robot file has for them; the files that ship have those of the simulator, 96 x 96, which hardly any
 real camera offers: copy one, and put in what the camera offers. The wrist camera is not started unless
@@ -51,6 +53,12 @@ PACKAGES = {
     "use_camera": {"realsense": "realsense2_camera", "usb_cam": "usb_cam"},
 }
 
+ARM_FILES = {
+    "ros2_control": (PACKAGES["use_arm"]["ros2_control"], "xsarm_ros_control.launch.py"),
+    "xs": (PACKAGES["use_arm"]["xs"], "xsarm_control.launch.py"),
+}
+REALSENSE = (PACKAGES["use_camera"]["realsense"], "rs_launch.py")
+
 
 def look_for_packages(context: Any) -> None:
     """Fails for a missing package before anything is started: launch leaves behind what it started last."""
@@ -60,17 +68,25 @@ def look_for_packages(context: Any) -> None:
             FindPackageShare(packages[asked]).perform(context)
 
 
+def drivers(context: Any) -> list[IncludeLaunchDescription]:
+    """The launch files of others that are asked for; what they take may be given here, for them."""
+    arm_file = ARM_FILES.get(LaunchConfiguration("use_arm").perform(context))
+    found = [theirs(*arm_file)] if arm_file is not None else []
+    if LaunchConfiguration("use_camera").perform(context) == "realsense":
+        found.append(theirs(*REALSENSE))
+    return found
+
+
 def theirs(package: str, file: str, **launch_arguments: Any) -> IncludeLaunchDescription:
     """A launch file of another package, which is found when it is executed."""
     source = PythonLaunchDescriptionSource([FindPackageShare(package), f"/launch/{file}"])
     return IncludeLaunchDescription(source, launch_arguments=launch_arguments.items())
 
 
-def arm(kind: str, file: str) -> GroupAction:
+def arm(kind: str) -> GroupAction:
     """The arm's driver, under the name that the namespace gives it."""
     driver = theirs(
-        PACKAGES["use_arm"][kind],
-        file,
+        *ARM_FILES[kind],
         robot_model="wx250s",
         robot_name=LaunchConfiguration("namespace"),
         use_rviz="false",
@@ -103,8 +119,7 @@ def remapped(camera: Camera) -> list[tuple[str, str]]:
 def realsense(camera: Camera, device: str) -> GroupAction:
     """A RealSense's colour stream."""
     driver = theirs(
-        "realsense2_camera",
-        "rs_launch.py",
+        *REALSENSE,
         **{
             "camera_namespace": "",
             "camera_name": f"{camera.name}_camera",
@@ -145,7 +160,7 @@ def generate_launch_description() -> LaunchDescription:
     )
     return LaunchDescription(
         [
-            checked("widowx.launch.py"),
+            checked("widowx.launch.py", drivers),
             DeclareLaunchArgument(
                 "use_arm",
                 default_value="none",
@@ -166,8 +181,8 @@ def generate_launch_description() -> LaunchDescription:
             *arguments("robot", robot=PythonExpression(["'wx250s_xs' if ", xs, " else 'wx250s'"])),
             OpaqueFunction(function=look_for_packages),
             image_transport(),
-            arm("ros2_control", "xsarm_ros_control.launch.py"),
-            arm("xs", "xsarm_control.launch.py"),
+            arm("ros2_control"),
+            arm("xs"),
             OpaqueFunction(
                 function=cameras,
                 condition=IfCondition(PythonExpression(["not ", equals("use_camera", NONE)])),

@@ -50,6 +50,14 @@ class Argument:
 
     def check(self, name: str, value: str) -> None:
         """Raises ArgumentError if it cannot have this value."""
+        try:
+            self._check(name, value)
+        except ArgumentError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:  # of a path: too long, of nobody's home, endless
+            raise _wrong(name, value, f"which cannot be used: {error}") from None
+
+    def _check(self, name: str, value: str) -> None:
         if self.choices:
             if value not in self.choices:
                 near = difflib.get_close_matches(value, [choice for choice in self.choices if choice], n=1)
@@ -80,6 +88,16 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
             hint = f"did you mean {near[0]}? " if near else ""
             expected = f"{hint}expected one of {', '.join(known)}"
             raise ArgumentError(f"launch argument {shown(name, 60)}: there is none of this name, {expected}")
+
+
+def check_apart(given: Mapping[str, str], names: Iterable[str]) -> None:
+    """Raises ArgumentError if two arms have one namespace: each would drive the other one too."""
+    taken: dict[str, str] = {}
+    for name in names:
+        space = given[name].strip("/")
+        if space in taken:
+            raise _wrong(name, given[name], f"which {taken[space]} is too, expected another namespace")
+        taken[space] = name
 
 
 def check_values(given: Mapping[str, str], arguments: Mapping[str, Argument]) -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ from launch.launch_description_sources import (
     get_launch_description_from_python_launch_file,
 )
 from launch.substitutions import LaunchConfiguration, PythonExpression
+from launch.utilities import perform_substitutions
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 
-from twinbrain_ros.launch_arguments import Argument, ArgumentError, check_names, check_values
+from twinbrain_ros.control.rivals import full_name
+from twinbrain_ros.launch_arguments import Argument, ArgumentError, check_apart, check_names, check_values
 from twinbrain_ros.parameter_file import check_parameter_file
 from twinbrain_ros.resources import PACKAGE, share_dir, transport_environment
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
@@ -125,11 +128,14 @@ def arguments(*names: str, **defaults: Any) -> list[DeclareLaunchArgument]:
     return declared
 
 
-def checked(file: str) -> OpaqueFunction:
+def checked(
+    file: str, theirs: Callable[[Any], Iterable[IncludeLaunchDescription]] | None = None
+) -> OpaqueFunction:
     """Ends the launch with a sentence if this file cannot take what it is given; to be put before all else.
 
     Args:
         file: the launch file's name.
+        theirs: gives the launch files of others that it includes now, whose arguments it takes too.
     """
 
     def check(context: Any) -> None:
@@ -138,14 +144,66 @@ def checked(file: str) -> OpaqueFunction:
         for argument in get_launch_description_from_python_launch_file(str(path)).get_launch_arguments():
             declared.setdefault(argument.name, argument)
         given = dict(context.launch_configurations)
-        if any(Path(word).name == file for word in sys.argv):  # else another file includes it, with its own
-            check_names(_typed(context), declared)
         of_this = {name: value for name, value in given.items() if name in declared}
         check_values(of_this, {name: _argument(entry) for name, entry in declared.items()})
+        values = _with_defaults(context, declared)
+        arms = [side for side in ("left", "right") if side in declared]
+        check_apart(values, arms)
+        # Else another file includes it, with arguments of its own.
+        on_top = any(Path(word).name == file for word in sys.argv)
+        if on_top:
+            with _all_set(context, values):
+                more = theirs(context) if theirs is not None else ()
+                known = {*declared, *(name for entry in more for name in _arguments_of(entry, context))}
+            check_names(_typed(context), known)
         if of_this.get("params_file"):
-            _check_file(Path(of_this["params_file"]).expanduser(), of_this, _typed(context))
+            spaces = [values[side] for side in arms] or [values.get("namespace", "")]
+            outer = given.get("ros_namespace", "")
+            nodes = _nodes([_below(outer, space) for space in spaces], values)
+            _check_file(of_this["params_file"], nodes, not on_top, values, _typed(context))
 
     return OpaqueFunction(function=check)
+
+
+def _with_defaults(context: Any, declared: Mapping[str, DeclareLaunchArgument]) -> dict[str, str]:
+    """What every argument is, or will be: a default may be made of arguments that were declared before."""
+    values: dict[str, str] = {}
+    for name, entry in declared.items():
+        with _all_set(context, values):
+            default = perform_substitutions(context, entry.default_value or [])
+        values[name] = context.launch_configurations.get(name, default)
+    return values
+
+
+@contextmanager
+def _all_set(context: Any, values: Mapping[str, str]) -> Iterator[None]:
+    """Meanwhile the launch has these values."""
+    before = dict(context.launch_configurations)
+    context.launch_configurations.update(values)
+    try:
+        yield
+    finally:
+        context.launch_configurations.clear()
+        context.launch_configurations.update(before)
+
+
+def _arguments_of(entry: IncludeLaunchDescription, context: Any) -> list[str]:
+    description = entry.launch_description_source.get_launch_description(context)
+    return [argument.name for argument in description.get_launch_arguments()]
+
+
+def _below(outer: str, namespace: str) -> str:
+    return namespace if namespace.startswith("/") else f"{outer.rstrip('/')}/{namespace}"
+
+
+def _nodes(namespaces: Iterable[str], values: Mapping[str, str]) -> dict[str, Mapping[str, Any] | None]:
+    """Parameters of the nodes that launch files start, by full names; None: they are not known."""
+    from twinbrain_ros.nodes.catalogue import parameters_of_all
+
+    known: dict[str, Mapping[str, Any] | None] = dict(parameters_of_all())
+    if values.get("use_camera") == "usb_cam":
+        known |= {f"{camera.name}_camera": None for camera in load_robot(values["robot"]).cameras}
+    return {full_name(space, name): entry for space in namespaces for name, entry in known.items()}
 
 
 def _typed(context: Any) -> list[str]:
@@ -160,19 +218,24 @@ def _argument(declared: DeclareLaunchArgument) -> Argument:
     return Argument(str, "", "", tuple(declared.choices or ()))
 
 
-def _check_file(path: Path, given: Mapping[str, str], typed: list[str]) -> None:
+def _check_file(
+    name: str,
+    nodes: Mapping[str, Mapping[str, Any] | None],
+    others: bool,
+    values: Mapping[str, str],
+    typed: list[str],
+) -> None:
     """Raises ArgumentError or ParameterFileError if a parameter file cannot be used, or contradicts."""
-    from twinbrain_ros.nodes.catalogue import parameters_of_all
-
-    said = check_parameter_file(path, parameters_of_all())
-    if "robot" in said and said["robot"] != given.get("robot", _SHARED["robot"].default):
+    path = Path(name).expanduser()
+    said = check_parameter_file(path, nodes, others)
+    if "robot" in said and said["robot"] != values.get("robot"):
         raise ArgumentError(
             f"params_file {path}: robot is {said['robot']!r}, expected it as the launch argument robot"
         )
     for name in typed:
-        if name in said and name in _SHARED and not _same(said[name], given[name]):
+        if name in said and name in _SHARED and not _same(said[name], values[name]):
             raise ArgumentError(
-                f"launch argument {name} is {given[name]!r}, but {path} says {said[name]!r}: give it once"
+                f"launch argument {name} is {values[name]!r}, but {path} says {said[name]!r}: give it once"
             )
 
 

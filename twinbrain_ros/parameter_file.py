@@ -7,6 +7,7 @@ none at all.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,11 +43,12 @@ class Known(Protocol):
 Nodes = Mapping[str, Mapping[str, Known] | None]
 
 
-def check_parameter_file(path: Path, nodes: Nodes) -> dict[str, Any]:
+def check_parameter_file(path: Path, nodes: Nodes, others: bool = False) -> dict[str, Any]:
     """Checks a file.
 
     Args:
-        nodes: parameters by name, by the name of the node; None where they are not known (nodes of others).
+        nodes: parameters by name, by the full name of the node; None: not known, of a node of others.
+        others: whether nodes of the same names run in other namespaces, which the file may be for too.
     Returns:
         what it says, by parameter: of several values for several nodes the last one.
     Raises:
@@ -54,21 +56,49 @@ def check_parameter_file(path: Path, nodes: Nodes) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        blocks = list(_blocks(path, document))
+    except RecursionError:
+        raise ParameterFileError(f"{path}: found YAML that refers to itself, expected nodes") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParameterFileError(f"{path}: not readable as YAML: {error}") from None
     said: dict[str, Any] = {}
-    for pattern, values in _blocks(path, document):
-        node = pattern.rpartition("/")[2]
-        if node not in _ANY and node not in nodes:
-            raise ParameterFileError(
-                f"{path}: node {shown(pattern)}: {_near(node, nodes)}expected one of {', '.join(nodes)}"
-            )
-        ours = {name: known for name, known in nodes.items() if known is not None}
-        possible = ours if node in _ANY else {node: nodes[node]}
+    for pattern, values in blocks:
+        reached: Nodes = {name: known for name, known in nodes.items() if _reaches(pattern, name)}
+        if not reached:
+            reached = _namesakes(pattern, nodes) if others and pattern.count("/") > 1 else {}
+            if not reached:
+                instead = _instead(pattern, nodes)
+                raise ParameterFileError(f"{path}: {shown(pattern)} reaches no node: {instead}")
+        if pattern.rpartition("/")[2] in _ANY:
+            reached = {name: known for name, known in reached.items() if known is not None} or reached
         for name, value in values.items():
-            _check(path, pattern, str(name), value, possible)
+            _check(path, pattern, str(name), value, reached)
             said[str(name)] = value
     return said
+
+
+def _reaches(pattern: str, node: str) -> bool:
+    """Whether rcl gives a node what stands under a key: `/*` is one name, `/**` any number of them."""
+    levels = {"**": r"(/\w+)*", "*": r"/\w+"}
+    expression = "".join(levels.get(level, "/" + re.escape(level)) for level in pattern.split("/")[1:])
+    return re.fullmatch(expression, node) is not None
+
+
+def _namesakes(pattern: str, nodes: Nodes) -> Nodes:
+    last = pattern.rpartition("/")[2]
+    return {name: known for name, known in nodes.items() if last in ("*", "**", name.rpartition("/")[2])}
+
+
+def _instead(pattern: str, nodes: Nodes) -> str:
+    """What to write for a key that reaches none."""
+    meant = list(_namesakes(pattern, nodes))
+    last = pattern.rpartition("/")[2]
+    if meant and last not in _ANY:
+        return f"expected {' or '.join(meant)}, or /**/{last} for every namespace"
+    names = {name.rpartition("/")[2]: name for name in nodes}
+    near = difflib.get_close_matches(last, list(names), n=1)
+    hint = f"did you mean {names[near[0]]}? " if near else ""
+    return f"{hint}expected one of {', '.join(nodes)}, or /** for all"
 
 
 def _blocks(path: Path, document: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:

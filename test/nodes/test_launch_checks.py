@@ -89,6 +89,28 @@ def test_a_wrong_file_is_named(file: Path) -> None:
     assert "did you mean velocity_margin?" in refused("sim.launch.py", {"params_file": str(file)})
 
 
+def test_a_key_that_reaches_no_node_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def given(name: str, key: str, **more: str) -> dict[str, str]:
+        file.write_text(f"{key}:\n  ros__parameters:\n    velocity_margin: 0.2\n", encoding="utf-8")
+        words = [f"{name}:={value}" for name, value in more.items()]
+        monkeypatch.setattr(sys, "argv", ["ros2", "launch", "twinbrain_ros", name, *words])
+        return {"params_file": str(file), **more}
+
+    words = refused("widowx.launch.py", given("widowx.launch.py", "controller_node"))
+    assert "expected /wx250s/controller_node, or /**/controller_node for every namespace" in words
+    assert started("widowx.launch.py", **given("widowx.launch.py", "wx250s/controller_node"))
+    words = refused("policy.launch.py", given("policy.launch.py", "/wx250s/controller_node"))
+    assert "reaches no node: expected /controller_node" in words
+    assert started("policy.launch.py", **given("policy.launch.py", "/a/controller_node", namespace="a"))
+    assert started("two_arms.launch.py", **given("two_arms.launch.py", "/right/controller_node"))
+    assert "reaches no node" in refused("two_arms.launch.py", given("two_arms.launch.py", "controller_node"))
+
+
+def test_two_arms_of_one_namespace_are_refused() -> None:
+    assert "which left is too" in refused("two_arms.launch.py", {"left": "a", "right": "a"})
+    assert "which left is too" in refused("two_arms.launch.py", {"left": "right"})
+
+
 def test_every_node_knows_its_launch() -> None:
     import os
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,14 @@ def generate_launch_description():
         Node(package="p", executable="{executable}", name={node}, namespace={namespace}, parameters=[values]),
     ])
 """
-ARM = ("robot_model", "robot_name", "use_rviz", "use_sim_time")
+ARM = ("robot_model", "robot_name", "use_rviz", "use_sim_time", "load_configs")
 CAMERA = (
     "camera_name",
     "camera_namespace",
     "serial_no",
     "rgb_camera.color_profile",
     "rgb_camera.color_format",
+    "enable_gyro",
 )
 
 
@@ -139,6 +141,7 @@ def test_the_arms_driver_has_the_namespace_as_its_name(
     assert driver.namespace == "/left"
     assert driver.parameters == {
         "robot_model": "wx250s", "robot_name": "left", "use_rviz": False, "use_sim_time": False,
+        "load_configs": "unset",
     }  # fmt: skip
     for executable in ("controller_node", "policy_node"):
         parameters = nodes[executable].parameters
@@ -151,6 +154,7 @@ def test_realsense_cameras_publish_what_the_robot_file_names(drivers: None) -> N
     assert (front.name, front.namespace) == ("front_camera", "/wx250s")
     assert front.remappings == (
         ("~/color/image_raw", "camera/front/image_raw"),
+        ("~/color/image_raw/compressed", "camera/front/image_raw/compressed"),
         ("~/color/camera_info", "camera/front/camera_info"),
     )
     assert wrist.remappings[0] == ("~/color/image_raw", "camera/wrist/image_raw")
@@ -159,12 +163,32 @@ def test_realsense_cameras_publish_what_the_robot_file_names(drivers: None) -> N
     assert (front.parameters["serial_no"], wrist.parameters["serial_no"]) == ("", "123456")
 
 
+def test_arguments_of_the_drivers_are_theirs(drivers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"use_camera": "realsense", "enable_gyro": "true", "use_arm": "xs", "load_configs": "false"}
+    words = [f"{name}:={value}" for name, value in given.items()]
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", "twinbrain_ros", "widowx.launch.py", *words])
+    camera = by_executable(started("widowx.launch.py", **given))["realsense2_camera"]
+    assert camera.parameters is not None and camera.parameters["enable_gyro"] is True
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "robto:=franka"])
+    with pytest.raises(Exception, match="robto"):
+        started("widowx.launch.py", **given, robto="franka")
+
+
+def test_a_parameter_file_may_name_the_robot_that_the_driver_implies(drivers: None, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("/**:\n  ros__parameters:\n    robot: wx250s_xs\n", encoding="utf-8")
+    assert started("widowx.launch.py", use_arm="xs", params_file=str(path))
+    with pytest.raises(Exception, match="expected it as the launch argument robot"):
+        started("widowx.launch.py", params_file=str(path))
+
+
 def test_a_usb_camera_publishes_what_the_robot_file_names(drivers: None) -> None:
     nodes = by_executable(started("widowx.launch.py", use_camera="usb_cam", robot="franka"))
     camera = nodes["usb_cam_node_exe"]
     assert (camera.name, camera.namespace) == ("front_camera", "/wx250s")
     assert dict(camera.remappings) == {
         "image_raw": "camera/front/image_raw",
+        "image_raw/compressed": "camera/front/image_raw/compressed",
         "camera_info": "camera/front/camera_info",
     }
     assert camera.parameters is not None

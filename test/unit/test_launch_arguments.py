@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from twinbrain_ros.launch_arguments import Argument, ArgumentError, check_names, check_values
+from twinbrain_ros.launch_arguments import Argument, ArgumentError, check_apart, check_names, check_values
 from twinbrain_ros.resources import demo_checkpoint
 
 ARGUMENTS = {
@@ -44,6 +44,12 @@ ARGUMENTS = {
         ("bag_dir", "/dev/null/bags", "expected a directory that can be written to"),
         ("bag_dir", "", "expected a directory that can be written to"),
         ("params_file", "/nowhere.yaml", "no such file"),
+        ("params_file", "~nobody_of_this_name/x", "which cannot be used"),
+        ("params_file", "x" * 5000, "which cannot be used"),
+        ("bag_dir", "~nobody_of_this_name/x", "which cannot be used"),
+        ("bag_dir", "x" * 5000, "which cannot be used"),
+        ("checkpoint", "y" * 5000, "which cannot be used"),
+        ("robot", "~nobody_of_this_name/x.yaml", "launch argument robot: "),
         ("strategy", "x" * 1_000_000, "(1000000 characters)"),
     ],
 )
@@ -72,3 +78,18 @@ def test_an_unknown_name_is_named_and_the_nearest_offered() -> None:
     check_names(["seed", "robot"], ARGUMENTS)
     with pytest.raises(ArgumentError, match=r"'robto': there is none of this name, did you mean robot\?"):
         check_names(["seed", "robto"], ARGUMENTS)
+
+
+def test_two_arms_have_two_namespaces() -> None:
+    check_apart({"left": "a", "right": "b"}, ["left", "right"])
+    with pytest.raises(
+        ArgumentError, match="right: found '/a', which left is too, expected another namespace"
+    ):
+        check_apart({"left": "a", "right": "/a"}, ["left", "right"])
+
+
+def test_a_robot_file_that_refers_to_itself_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "endless.yaml"
+    file.write_text("arm: &a\n  joints: *a\n  home: [*a]\n", encoding="utf-8")
+    with pytest.raises(ArgumentError, match="launch argument robot: "):
+        check_values({"robot": str(file)}, ARGUMENTS)
