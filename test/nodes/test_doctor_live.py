@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from controller_manager_msgs.srv import ListControllers
 from controller_rig import ControllerRig
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, JointState
 from stand_in_drivers import ControllerManager
 from trajectory_msgs.msg import JointTrajectory
 from twinbrain_ros.msg import ActionChunk
@@ -16,13 +20,13 @@ from twinbrain_ros.cli import main
 from twinbrain_ros.demo.checks import Check
 from twinbrain_ros.demo.live_checks import live_checks
 from twinbrain_ros.nodes import qos
-from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 
 
-def looked_at(bench: Any, robot: RobotFile) -> dict[str, Check]:
+def looked_at(bench: Any, robot: RobotFile, **more: Any) -> dict[str, Check]:
     """The checks by name, made in a thread of their own as by another process, while the bench runs."""
     checks: list[Check] = []
-    thread = threading.Thread(target=lambda: checks.extend(live_checks(robot)))
+    thread = threading.Thread(target=lambda: checks.extend(live_checks(robot, **more)))
     thread.start()
     bench.until(lambda: not thread.is_alive(), "the doctor does not come back")
     thread.join()
@@ -60,6 +64,33 @@ def test_what_is_wrong_with_a_running_arm_is_named(bench: Any, robot: RobotFile)
     assert "/action_chunk: /controller_node does not hear /bench" in checks["quality of service"].found
     assert checks["controllers"].found.startswith("unknown: there is no service /controller_manager/list_con")
     assert checks["/controller_node says"].status == "fail"
+
+
+def test_topics_are_those_that_the_nodes_use(bench: Any, robot: RobotFile, tmp_path: Path) -> None:
+    """Joint states in parts, compressed images, a controller manager of another name."""
+    document = yaml.safe_load(robot.path.read_text(encoding="utf-8"))
+    document["urdf"] = str(robot.urdf_path)
+    document["topics"]["joint_states"] = ["arm/joint_states", "hand/joint_states"]
+    document["cameras"][0]["transport"] = "compressed"
+    path = tmp_path / "parts.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    parts = load_robot(path)
+    parted = {"arm": robot.arm_joints, "hand": (robot.gripper.joint,)}
+    publishers = {of: bench.node.create_publisher(JointState, f"{of}/joint_states", 5) for of in parted}
+
+    def tell() -> None:
+        for of, names in parted.items():
+            publishers[of].publish(JointState(name=list(names), position=[0.02] * len(names)))
+
+    bench.node.create_timer(0.02, tell)
+    image = parts.cameras[0].image_topic
+    bench.node.create_publisher(CompressedImage, image, 5)
+    bench.node.create_service(ListControllers, "/cell/manager/list_controllers", lambda _, answer: answer)
+    checks = looked_at(bench, parts, manager="/cell/manager")
+    joints, camera = checks["joint states"], checks[f"camera {parts.cameras[0].name}"]
+    assert joints.status == "ok" and "/hand/joint_states at" in joints.found, joints
+    assert (camera.status, camera.found) == ("ok", f"/{image} from /bench")
+    assert checks["arm's controller"].mend.endswith("-c /cell/manager")
 
 
 def test_without_a_graph_it_says_what_is_missing(bench: Any, robot: RobotFile) -> None:

@@ -18,6 +18,21 @@ def test_version_is_the_same_everywhere() -> None:
     assert ElementTree.parse(ROOT / "package.xml").findtext("version") == twinbrain_ros.__version__
 
 
+def test_every_ros_package_that_is_imported_is_declared() -> None:
+    text = (ROOT / "package.xml").read_text(encoding="utf-8")
+    files = [*(ROOT / "twinbrain_ros").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    pattern = r"""(?:^\s*(?:from|import) |[("'])(\w+_(?:msgs|srvs|interfaces)|launch\w*|rclpy)(?=[. ])"""
+    imported = {
+        name
+        for path in files
+        for name in re.findall(pattern, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+    declared = {entry.text for entry in ElementTree.fromstring(text) if entry.tag.endswith("depend")}
+    assert {"action_msgs", "rcl_interfaces", "interbotix_xs_msgs"} <= imported
+    optional = re.findall(r"\w+_msgs", "".join(re.findall(r"<!--.*?-->", text, flags=re.DOTALL)))
+    assert imported - declared == set(optional)
+
+
 def test_every_interface_is_built() -> None:
     cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     listed = set(re.findall(r"(?:action|msg|srv)/\w+\.(?:action|msg|srv)", cmake))

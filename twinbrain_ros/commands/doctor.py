@@ -49,6 +49,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--robot", default="wx250s", metavar="NAME", help="with --live: name or path of the robot file"
     )
     parser.add_argument("--namespace", default="", metavar="NS", help="with --live: of the arm's nodes")
+    parser.add_argument(
+        "--controller-manager",
+        default="controller_manager",
+        metavar="NAME",
+        help="with --live: of ros2_control's controller manager, in the namespace unless it begins with /",
+    )
     add_json(parser)
     return parser
 
@@ -80,4 +86,4 @@ def _checks(args: argparse.Namespace) -> Iterator[Check]:
         raise CommandError(str(error)) from error
     from twinbrain_ros.demo.live_checks import live_checks
 
-    yield from live_checks(robot, args.namespace)
+    yield from live_checks(robot, args.namespace, manager=args.controller_manager)

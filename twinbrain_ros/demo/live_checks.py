@@ -6,6 +6,7 @@ import importlib
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,15 @@ FOLLOWS_RAD = 0.1  # farther from its set-point, a joint does not follow
 LONGEST_S = 15.0
 
 
-def live_checks(robot: RobotFile, namespace: str = "", seconds: float = 4.0) -> Iterator[Check]:
+def live_checks(
+    robot: RobotFile, namespace: str = "", seconds: float = 4.0, manager: str = "controller_manager"
+) -> Iterator[Check]:
     """Looks at and listens to the graph of this shell's ROS domain, moves nothing, and says what there is.
 
     Args:
         namespace: of the arm's nodes.
         seconds: how long it listens, at the least.
+        manager: name of ros2_control's controller manager.
     """
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
@@ -46,7 +50,7 @@ def live_checks(robot: RobotFile, namespace: str = "", seconds: float = 4.0) -> 
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     try:
-        look = _Look(node, robot, namespace)
+        look = _Look(node, robot, namespace, manager)
         began_s = time.monotonic()
         while (passed_s := time.monotonic() - began_s) < seconds or (
             not look.driver.settled and passed_s < LONGEST_S
@@ -64,11 +68,11 @@ def live_checks(robot: RobotFile, namespace: str = "", seconds: float = 4.0) -> 
 class _Look:
     """What is heard while it listens."""
 
-    def __init__(self, node: Any, robot: RobotFile, namespace: str) -> None:
+    def __init__(self, node: Any, robot: RobotFile, namespace: str, manager: str) -> None:
         self.node, self.robot = node, robot
         self.topics = {topic.name: topic for topic in recorded_topics(robot, namespace)}
         self.namespace = namespace
-        self.stamps, self.joint_states = StampWatch(), 0
+        self.stamps, self.joint_states = StampWatch(), Counter[str]()
         self.joints: set[str] = set()
         self.said: dict[str, tuple[int, str]] = {}
         self.followed: Counter[str] = Counter()
@@ -77,16 +81,18 @@ class _Look:
             node,
             lambda future, callback: future.add_done_callback(lambda done: callback(done.result())),
             robot,
+            manager,
         )
-        node.create_subscription(JointState, robot.topics.joint_states, self._on_joints, qos.SENSOR_IN)
+        for topic in robot.topics.all_joint_states:
+            node.create_subscription(JointState, topic, partial(self._on_joints, topic), qos.SENSOR_IN)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.DIAGNOSTICS)
         self._follow()
 
     def _full(self, relative: str) -> str:
         return in_namespace(self.namespace, relative)
 
-    def _on_joints(self, message: JointState) -> None:
-        self.joint_states += 1
+    def _on_joints(self, topic: str, message: JointState) -> None:
+        self.joint_states[topic] += 1
         self.joints.update(message.name)
         self.stamps.add(from_time(message.header.stamp), self.node.get_clock().now().nanoseconds)
 
@@ -187,13 +193,17 @@ class _Look:
         return Check(alone, check.status, f"{check.found} to {', '.join(drivers)}", check.mend)
 
     def _measured(self, seconds: float) -> Check:
-        topic = self._full(self.robot.topics.joint_states)
-        names = sorted(publishers_of(self.node, topic))
-        if not self.joint_states:
-            found = f"none on {topic}" + (f", though {', '.join(names)} publishes it" if names else "")
-            return Check("joint states", "fail", found, "start the driver, or mend topics.joint_states")
+        """Every joint of the arm, from all topics together: a driver may tell of them in parts."""
+        heard = []
+        for relative in self.robot.topics.all_joint_states:
+            topic, count = self._full(relative), self.joint_states[relative]
+            names = ", ".join(sorted(publishers_of(self.node, topic)))
+            if not count:
+                found = f"none on {topic}" + (f", though {names} publishes it" if names else "")
+                return Check("joint states", "fail", found, "start the driver, or mend topics.joint_states")
+            heard.append(f"{topic} at {count / seconds:.0f} Hz from {names}")
+        found = "; ".join(heard)
         missing = [j for j in (*self.robot.arm_joints, self.robot.gripper.joint) if j not in self.joints]
-        found = f"{topic} at {self.joint_states / seconds:.0f} Hz from {', '.join(names)}"
         if missing:
             return Check(
                 "joint states", "fail", f"{found}, without {', '.join(missing)}", "mend the joints' names"
@@ -211,7 +221,7 @@ class _Look:
 
     def _cameras(self) -> Iterator[Check]:
         for camera in self.robot.cameras:
-            topic = self._full(camera.topic)
+            topic = self._full(camera.image_topic)
             names = sorted(publishers_of(self.node, topic))
             status = "ok" if names else "warn"
             yield Check(f"camera {camera.name}", status, f"{topic} from {', '.join(names) or 'nobody'}")
