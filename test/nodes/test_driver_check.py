@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -13,7 +14,7 @@ from sensor_msgs.msg import JointState
 from stand_in_drivers import SLEEP, ControllerManager, XsDriver
 from twinbrain_ros.msg import ControlMode
 
-from twinbrain_ros.nodes import convert
+from twinbrain_ros.nodes import convert, driver_check
 from twinbrain_ros.nodes.controller_node import ControllerNode
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 
@@ -63,15 +64,82 @@ def test_modes_are_set_where_that_is_allowed_and_the_arm_lies(bench: Any, xs: Ro
     rig = rig_of(bench, xs, set_driver_modes=True)
     # At home the arm would fall, so only the gripper's mode is set.
     bench.until(lambda: bench.value(NAME, "driver/driver's modes are not set"))
-    assert "rad from the sleep pose, and torque goes off meanwhile" in bench.value(
-        NAME, "driver/driver's modes are not set"
-    )
+    words = "torque goes off meanwhile: the arm is in 'home' and would fall, expected 'sleep'"
+    assert words in bench.value(NAME, "driver/driver's modes are not set")
     assert driver.calls == ["gripper"]
     rig.reads = np.array(SLEEP)
     bench.until(lambda: driver.calls == ["gripper", "arm"])
     bench.until(lambda: bench.says(NAME, OK, "active"))
     assert driver.modes == {"arm": "position", "gripper": "linear_position"}
     assert driver.profiles["arm"] == 100
+
+
+def test_no_mode_is_set_that_lets_an_arm_go_which_is_not_at_rest(bench: Any, xs: RobotFile) -> None:
+    driver = XsDriver(bench.node, xs)
+    rig = rig_of(bench, xs, set_driver_modes=True)
+    swings = itertools.count()
+
+    def swing() -> None:
+        rig.reads = np.array(SLEEP) + 0.05 * np.arcsin(np.sin(0.15 * next(swings)))
+
+    timer = bench.node.create_timer(0.02, swing)
+    bench.until(lambda: "not at rest" in bench.value(NAME, "driver/driver's modes are not set"))
+    assert driver.calls == ["gripper"]
+    timer.cancel()
+    bench.until(lambda: driver.calls == ["gripper", "arm"])
+
+
+def well(bench: Any, xs: RobotFile) -> XsDriver:
+    driver = XsDriver(bench.node, xs)
+    driver.modes["gripper"], driver.profiles["arm"] = "linear_position", 100
+    return driver
+
+
+def test_registers_that_others_have_set_are_seen(
+    bench: Any, xs: RobotFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_check, "REGISTERS_S", 0.5)
+    driver = well(bench, xs)
+    rig = rig_of(bench, xs)
+    bench.until(lambda: bench.value(NAME, "driver/arm's motion profile") == "ok: moving time of 100 ms")
+    driver.profiles["arm"] = 2000
+    bench.until(lambda: "2000 ms" in bench.value(NAME, "driver/arm's motion profile"), "not asked again")
+    assert "each position begins a motion of 2000 ms" in rig.set_mode(ControlMode.AUTONOMY).message
+
+
+def test_after_a_fault_registers_are_read_before_the_arm_is_driven(bench: Any, xs: RobotFile) -> None:
+    driver = well(bench, xs)
+    rig = rig_of(bench, xs)
+    bench.until(lambda: bench.value(NAME, "driver/arm's motion profile") == "ok: moving time of 100 ms")
+    rig.bench.until(lambda: rig.set_mode(ControlMode.TELEOP).success)
+    driver.profiles["arm"] = 2000
+    assert rig.trigger("estop").success and rig.trigger("reset").success
+    answer = rig.set_mode(ControlMode.AUTONOMY)
+    assert not answer.success
+    assert driver_check.PENDING in answer.message or "each position begins a motion" in answer.message
+    bench.until(lambda: "2000 ms" in bench.value(NAME, "driver/arm's motion profile"), "not asked again")
+
+
+def test_a_missing_controller_manager_does_not_make_modes_be_set_again(bench: Any, xs: RobotFile) -> None:
+    driver = XsDriver(bench.node, xs)
+    driver.obeys = False
+    mixed = dataclasses.replace(xs.gripper_command, interface="joint_trajectory")
+    check = driver_check.DriverCheck(
+        bench.node,
+        lambda future, done: future.add_done_callback(lambda ended: done(ended.result())),
+        dataclasses.replace(xs, gripper_command=mixed),
+    )
+
+    def round_() -> bool:
+        check.look()
+        check.set_modes(str)
+        return len(check.findings()) > 3 and check.settled
+
+    bench.until(lambda: round_() and driver.calls, "no mode is set")
+    count = itertools.count()
+    bench.until(lambda: round_() and next(count) > 50)
+    assert driver.calls == ["arm"]
+    check.close()
 
 
 def test_what_a_driver_does_not_tell_is_unknown(bench: Any, xs: RobotFile) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 from controller_rig import NAME
 from interbotix_xs_msgs.msg import JointGroupCommand
@@ -90,6 +92,21 @@ def test_a_raised_arm_is_never_let_go_and_after_a_fault_it_may_be_once_it_lies(a
     arm.bench.until(lambda: arm.call("torque_off").success, "it is never let go")
     arm.bench.until(lambda: arm.asked, "the driver is not told")
     assert {asked.enable for asked in arm.asked} == {False}
+
+
+def test_an_arm_that_swings_where_it_lies_is_not_let_go(arm: Arm) -> None:
+    asleep, swings, path = arm.q.copy(), itertools.count(), list[float]()
+
+    def swing() -> None:
+        arm.q[:] = asleep + 0.05 * np.arcsin(np.sin(0.15 * next(swings)))
+        path.append(float(arm.q[0]))
+
+    timer = arm.bench.node.create_timer(0.02, swing)
+    arm.bench.until(lambda: len(path) > 30)
+    answer = arm.call("torque_off")
+    assert (answer.success, answer.message) == (False, "the arm is not at rest yet")
+    timer.cancel()
+    arm.bench.until(lambda: arm.call("torque_off").success, "it is never let go")
 
 
 def test_a_driver_that_has_no_such_service_is_named(bench: Any) -> None:

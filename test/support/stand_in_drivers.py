@@ -20,6 +20,7 @@ class XsDriver:
         modes, profiles: operating mode and Profile_Velocity of `arm` and of `gripper`.
         calls: of set_operating_modes, by name.
         tells_registers: whether Profile_Velocity is told.
+        obeys: whether set_operating_modes changes anything.
     """
 
     def __init__(self, node: Any, robot: RobotFile) -> None:
@@ -27,7 +28,7 @@ class XsDriver:
         self.modes = {"arm": "position", "gripper": "pwm"}
         self.profiles = {"arm": 2000, "gripper": 0}
         self.calls: list[str] = []
-        self.tells_registers = True
+        self.tells_registers = self.obeys = True
         node.create_service(RobotInfo, "get_robot_info", self._on_info)
         node.create_service(RegisterValues, "get_motor_registers", self._on_registers)
         node.create_service(OperatingModes, "set_operating_modes", self._on_modes)
@@ -49,7 +50,8 @@ class XsDriver:
         return response
 
     def _on_modes(self, request: Any, response: Any) -> Any:
-        self.modes[request.name], self.profiles[request.name] = request.mode, request.profile_velocity
+        if self.obeys:
+            self.modes[request.name], self.profiles[request.name] = request.mode, request.profile_velocity
         self.calls.append(request.name)
         return response
 

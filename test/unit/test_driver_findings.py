@@ -102,14 +102,11 @@ def test_a_gripper_in_pwm_is_named_with_its_call(xs: RobotFile) -> None:
     )
 
 
-def test_an_arm_lies_only_where_its_driver_says_that_it_sleeps(xs: RobotFile) -> None:
-    sleep = [0.1, -1.8, 1.5, 0.0, 0.8, 0.0]
-    assert not driver_findings.lying(xs, info(xs), sleep)
-    assert "'elbow' is 1.55 rad from the sleep pose" in driver_findings.lying(
-        xs, info(xs), [0, -1.8, 0, 0, 0.8, 0]
-    )
-    assert "not known" in driver_findings.lying(xs, info(xs), None)
-    assert "not known" in driver_findings.lying(xs, info(xs, joint_sleep_positions=[]), sleep)
+def test_a_sleep_pose_that_the_driver_does_not_know_is_none(xs: RobotFile) -> None:
+    q = driver_findings.sleep_pose(xs, info(xs))
+    assert q is not None and q.tolist() == [0.0, -1.8, 1.55, 0.0, 0.8, 0.0]
+    for unknown in ([], [0.0] * 6, [0.0, float("nan"), 1.55, 0.0, 0.8, 0.0]):
+        assert driver_findings.sleep_pose(xs, info(xs, joint_sleep_positions=unknown)) is None
 
 
 # ros2_control ---------------------------------------------------------------------------------------
@@ -188,8 +185,45 @@ def test_what_stands_against_the_controllers_is_said(
     else:
         controllers.setdefault(name, controller(name))
         vars(controllers[name]).update(change)
-    findings = driver_findings.judge_controllers(robot, list(controllers.values()), "/left")
+    findings = driver_findings.judge_controllers(
+        robot, list(controllers.values()), "/left/controller_manager"
+    )
     assert any(words in sentence for sentence in wrong(findings, state)), findings
+
+
+def test_a_pasted_mend_names_the_manager(robot: RobotFile) -> None:
+    controllers = [*all_well(robot).values(), controller("other", robot.arm_joints)]
+    found = wrong(driver_findings.judge_controllers(robot, controllers, "/cell/manager"))
+    assert found[0].endswith("ros2 control switch_controllers --deactivate other -c /cell/manager")
+    missing = wrong(driver_findings.judge_controllers(robot, [], "/cell/manager"))
+    assert all(sentence.endswith("-c /cell/manager") for sentence in missing) and len(missing) == 2
+
+
+def chained(robot: RobotFile, through: str) -> list[str]:
+    return [f"{through}/{joint}/position" for joint in robot.arm_joints]
+
+
+def test_a_controller_that_is_chained_to_another_is_unknown_and_not_wrong(robot: RobotFile) -> None:
+    controllers = all_well(robot)
+    controllers["arm_controller"].claimed_interfaces = chained(robot, "admittance_controller")
+    controllers["admittance_controller"] = controller("admittance_controller", robot.arm_joints)
+    findings = driver_findings.judge_controllers(robot, list(controllers.values()))
+    assert not wrong(findings)
+    (sentence,) = wrong(findings, State.UNKNOWN)
+    assert "'arm_controller' is chained to admittance_controller" in sentence
+    # What is not of the chain is as wrong as ever.
+    controllers["third"] = controller("third", robot.arm_joints)
+    (sentence,) = wrong(driver_findings.judge_controllers(robot, list(controllers.values())))
+    assert "'third' is active too" in sentence
+
+
+def test_a_controller_that_is_chained_to_the_arms_is_told(robot: RobotFile) -> None:
+    controllers = all_well(robot)
+    controllers["player"] = controller("player", claimed_interfaces=chained(robot, "arm_controller"))
+    findings = driver_findings.judge_controllers(robot, list(controllers.values()))
+    assert not wrong(findings)
+    (sentence,) = wrong(findings, State.WARN)
+    assert "'player' is active too and claims" in sentence and sentence.endswith("of arm_controller")
 
 
 # Others ---------------------------------------------------------------------------------------------
@@ -202,6 +236,7 @@ def test_a_second_node_of_ones_own_name_is_a_rival_too() -> None:
     sentence = rivals_sentence("/arm", "/a", ["another /a"], "commands")
     assert "by /a (this one) and by another /a: end one of them (one that was killed" in sentence
     assert rivals_sentence("/arm", "/a", [], "commands") == ""
+    assert "killed" not in rivals_sentence("/arm", "/a", ["/a2", "/b/a (2 times)"], "commands")
     assert full_name("/", "x") == "/x" and full_name("/left", "x") == "/left/x"
     assert full_name("/", "_NODE_NAME_UNKNOWN_") == "a node without a name"
 

@@ -18,6 +18,10 @@ def full_name(namespace: str, name: str) -> str:
     return NAMELESS if name in UNKNOWN else f"{namespace.rstrip('/')}/{name}"
 
 
+def _another(own: str) -> str:
+    return f"another {own}"
+
+
 def rivals(own: str, publishers: Sequence[str]) -> list[str]:
     """The others among a topic's publishers, of which one is this node's own.
 
@@ -27,7 +31,7 @@ def rivals(own: str, publishers: Sequence[str]) -> list[str]:
     """
     counts = Counter(publishers)
     others = [name for name in sorted(counts) if name != own]
-    again = [f"another {own}"] * (counts[own] - 1)
+    again = [_another(own)] * (counts[own] - 1)
     return [name if counts[name] == 1 else f"{name} ({counts[name]} times)" for name in others] + again
 
 
@@ -39,7 +43,7 @@ def rivals_sentence(topic: str, own: str, others: Sequence[str], alone: str) -> 
     """
     if not others:
         return ""
-    again = any(own in name for name in others)
+    again = _another(own) in others
     last_seen = " (one that was killed is known for 6 to 20 s more)" if again else ""
     return (
         f"{topic} takes {alone} from one node, but is published by {own} (this one) and by "

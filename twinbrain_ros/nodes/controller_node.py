@@ -101,7 +101,8 @@ class ControllerNode(TwinBrainNode):
         self._poses = PoseAction(
             self, robot, controller, self._times, self._refusal, self._tell, self._guarded
         )
-        Torque(self, robot, controller, bool(self.value("dry_run")))
+        self._driver = DriverWatch(self, robot, controller)
+        Torque(self, robot, controller, self._driver.falls)
         for counter in (
             "chunks_executed",
             "ticks",
@@ -112,7 +113,6 @@ class ControllerNode(TwinBrainNode):
             self.health.count(counter, 0)
         self.health.figure(LATENCY)
         self.health.figure(LATE, (50, 99, 100), LATE_KEPT)
-        self._driver = DriverWatch(self, robot, controller.joints)
         self._controller = controller
         self._rate_hz = rate_hz
 
@@ -381,6 +381,8 @@ class ControllerNode(TwinBrainNode):
 
     def _publish_mode(self, state: ModeChange) -> None:
         self._mode_out.publish(convert.mode_message(state, state.since_ns or self.now_ns()))
+        if state.latched:
+            self._driver.stopped()
         if state.latched and state.mode is not Mode.ESTOP:
             # Stays on /diagnostics until it is reset; logged once.
             self.report("fault", f"stopped, call reset to go on: {state.reason}")

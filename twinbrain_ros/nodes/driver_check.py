@@ -8,10 +8,12 @@ that was started again is asked again, and modes and controllers, which others m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rclpy.node import Node
 
 from twinbrain_ros.nodes.interfaces import import_interfaces
@@ -23,6 +25,9 @@ APPEARS_S = 3.0  # a service that is not there by then is reported; it is waited
 ANSWER_S = 3.0
 SWITCHED_S = 5.0  # modes and controllers are asked for so often, as others may switch them
 MENDED_S = 2.0  # and so often while something is wrong, registers too, whose reading takes the motors' bus
+# Registers may be set by others too. Reading them takes the motors' bus: not while the arm is driven, but it
+# is not driven either before they were read within this and a little more.
+REGISTERS_S, LATE_S = 30.0, 5.0
 AGAIN_S = 10.0  # after an answer that did not come
 INFO, REGISTERS, LIST, MODES = (
     "get_robot_info",
@@ -30,6 +35,8 @@ INFO, REGISTERS, LIST, MODES = (
     "list_controllers",
     "set_operating_modes",
 )
+
+PENDING = "the driver is being asked for the motors' registers: ask again in a moment"
 
 WhenDone = Callable[[Any, Callable[[Any], None]], None]
 
@@ -71,6 +78,7 @@ class DriverCheck:
         self._calls: Any = None  # the client that sets modes
         self._made: list[ModeCall] = []
         self._refused_call = ""
+        self._doubted_s = 0.0  # answers of registers from before do not count
         self._missing = ""  # a package
         self.xs = robot.command_interface == "xs_joint_group"
         if self.xs:
@@ -85,7 +93,8 @@ class DriverCheck:
         info, registers = services.RobotInfo, services.RegisterValues
         arm = {"cmd_type": "group", "name": "arm"}
         self._add("arm", info, INFO, info.Request(**arm), SWITCHED_S)
-        self._add("registers", registers, REGISTERS, registers.Request(reg="Profile_Velocity", **arm))
+        velocity = registers.Request(reg="Profile_Velocity", **arm)
+        self._add("registers", registers, REGISTERS, velocity, REGISTERS_S)
         if self._robot.gripper_command.interface == "xs_joint_single":
             self._add("gripper", info, INFO, info.Request(cmd_type="single", name="gripper"), SWITCHED_S)
         self._calls = self._node.create_client(services.OperatingModes, MODES)
@@ -120,13 +129,39 @@ class DriverCheck:
         """Whether everything is answered, or was waited for long enough."""
         return all(question.settled for question in self._questions.values())
 
-    def look(self) -> None:
-        """To be called about once a second: asks what is to be asked now."""
+    def look(self, driven: bool = False) -> None:
+        """To be called about once a second: asks what is to be asked now.
+
+        Args:
+            driven: whether the arm is: then its motors are left in peace.
+        """
         now_s, wrong = time.monotonic(), bool(self.problem())
-        for question in self._questions.values():
+        for name, question in self._questions.items():
+            if driven and name == "registers" and question.answer is not None and question.asked_s is None:
+                continue
             if wrong and question.answer is not None and question.asked_s is None:
                 question.again_s = min(question.again_s, question.since_s + MENDED_S)
             self._look(question, now_s)
+
+    def doubt_registers(self) -> None:
+        """What the motors said before now does not count: something has happened to the arm."""
+        if "registers" in self._questions:
+            self._doubted_s = time.monotonic()
+            self._questions["registers"].again_s = 0.0
+
+    def pending(self) -> str:
+        """What has to be read from the motors before the arm is driven; empty if nothing."""
+        registers = self._questions.get("registers")
+        if registers is None or registers.answer is None or registers.failure:
+            return ""
+        oldest_s = max(self._doubted_s, time.monotonic() - REGISTERS_S - LATE_S)
+        return PENDING if registers.since_s < oldest_s else ""
+
+    @property
+    def sleep(self) -> NDArray[np.float64] | None:
+        """Where the driver says that the arm sleeps [J]; None: not known."""
+        info = self._questions["arm"].answer if self.xs else None
+        return driver_findings.sleep_pose(self._robot, info) if info is not None else None
 
     def ask_again(self) -> None:
         """Forgets every answer: something has changed."""
@@ -139,7 +174,8 @@ class DriverCheck:
         if not question.client.service_is_ready():
             question.answer = question.asked_s = None  # a driver that comes back may be in any state
             question.again_s = 0.0
-            self._made.clear()
+            if question is not self._questions.get("controllers"):
+                self._made.clear()  # Interbotix' driver
             if now_s - question.since_s > APPEARS_S:
                 question.failure = f"there is no service {name}: is the driver running, in this namespace?"
             return
@@ -190,8 +226,8 @@ class DriverCheck:
         return found
 
     def _controllers(self, answer: Any) -> list[Finding]:
-        namespace = self._node.get_namespace()
-        return driver_findings.judge_controllers(self._robot, answer.controller, namespace)
+        service = self._node.resolve_service_name(f"{self._manager}/{LIST}")
+        return driver_findings.judge_controllers(self._robot, answer.controller, service.rpartition("/")[0])
 
     def _unless_failed(self, name: str, judge: Callable[[Any], list[Finding]]) -> list[Finding]:
         question = self._questions[name]
@@ -207,13 +243,13 @@ class DriverCheck:
 
     # Setting ----------------------------------------------------------------------------------------
 
-    def set_modes(self, arm: Sequence[float] | None) -> list[str]:
+    def set_modes(self, falls: Callable[[], str]) -> list[str]:
         """Calls what is missing, each once per answer of the driver; gives what was called, ready to paste.
 
-        Torque goes off while a driver changes modes: the arm must lie where its driver says that it sleeps.
+        Torque goes off while a driver changes modes: the arm must lie.
 
         Args:
-            arm: measured joints [J], None: not known.
+            falls: why the arm would fall if it were let go now; empty if it lies.
         """
         if not self.xs or not self.settled or self._calls is None or not self._calls.service_is_ready():
             return []
@@ -223,9 +259,8 @@ class DriverCheck:
         for call in driver_findings.needed_calls(self._robot):
             if call.paste(service) not in wrong or call in self._made:
                 continue
-            info = self._questions["arm"].answer
-            if call.name == "arm" and (why := driver_findings.lying(self._robot, info, arm)):
-                self._refused_call = f"{why}: lay it down, then call it by hand or configure anew"
+            if call.name == "arm" and (why := falls()):
+                self._refused_call = f"torque goes off meanwhile: {why}"
                 continue
             self._refused_call = ""
             self._made.append(call)

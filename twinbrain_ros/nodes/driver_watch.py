@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from twinbrain_ros.control.joints_watch import JointsWatch
+import time
+
+from twinbrain_ros.control.controller import ArmController
+from twinbrain_ros.control.lying import falls
 from twinbrain_ros.control.stamps import StampWatch
 from twinbrain_ros.data.contract import DRY_RUN
 from twinbrain_ros.nodes.base import TwinBrainNode
@@ -22,12 +25,12 @@ class DriverWatch:
     Args:
         node: a configured one; takes its parameters dry_run, check_driver, set_driver_modes and
             controller_manager.
-        joints: the arm's measured joints; gets told who publishes them.
+        controller: of the arm; its measured joints get told who publishes them.
     """
 
-    def __init__(self, node: TwinBrainNode, robot: RobotFile, joints: JointsWatch) -> None:
-        self._node, self._robot, self._joints = node, robot, joints
-        joints.publishers = self._joint_publishers
+    def __init__(self, node: TwinBrainNode, robot: RobotFile, controller: ArmController) -> None:
+        self._node, self._robot, self._controller = node, robot, controller
+        controller.joints.publishers = self._joint_publishers
         dry_run, topics = bool(node.value("dry_run")), robot.topics
         prefix = DRY_RUN if dry_run else ""
         arm, gripper = prefix + topics.arm_trajectory, prefix + topics.gripper_trajectory
@@ -60,7 +63,25 @@ class DriverWatch:
         self._tell("other_driver", other, Level.ERROR)
         self._tell("other_policy", policy, Level.ERROR)
         clock = self._stamps.too_far_ahead() if self._stamped else ""
-        return other or clock or (self._check.problem() if self._check is not None else ""), policy
+        return other or clock or self._of_driver(), policy
+
+    def _of_driver(self) -> str:
+        if self._check is None:
+            return ""
+        driven = self._controller.driven
+        self._check.look(driven)
+        return self._check.problem() or ("" if driven else self._check.pending())
+
+    def stopped(self) -> None:
+        """To be told of faults and emergency stops: the driver's state may be why, or may not be the same."""
+        if self._check is not None:
+            self._check.doubt_registers()
+
+    def falls(self) -> str:
+        """Why the arm would fall if it were let go now; empty if it lies."""
+        sleep = self._check.sleep if self._check is not None else None
+        now_ns, steady_ns = self._node.now_ns(), time.monotonic_ns()
+        return falls(self._controller, dict(self._robot.poses), now_ns, steady_ns, sleep)
 
     def check(self) -> None:
         """To be called once a second."""
@@ -73,10 +94,9 @@ class DriverWatch:
         )
         if self._check is None:
             return
-        self._check.look()
+        self._check.look(self._controller.driven)
         if self._node.value("set_driver_modes"):
-            newest = self._joints.newest
-            for call in self._check.set_modes(None if newest is None else newest.arm.tolist()):
+            for call in self._check.set_modes(self.falls):
                 self._node.get_logger().info(f"called: {call}")
         self._tell_findings()
 

@@ -1,12 +1,13 @@
 """Motors off at the end of the day, and on again: services torque_off and torque_on, where the driver has it.
 
-Never by itself, and off only where the arm lies: in a pose that the robot file marks with `rest: true`. Also
-after a fault or an emergency stop, for a person who does not want to start again today.
+Never by itself, and off only where the arm lies, see `control.lying`. Also after a fault or an emergency
+stop, for a person who does not want to start again today.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from std_srvs.srv import Trigger
@@ -23,16 +24,20 @@ class Torque:
     """Asks the Interbotix driver to switch the motors; for another driver, it says that it cannot.
 
     While they are off, the controller lets nothing move the arm.
+
+    Args:
+        node: a configured one; takes its parameter dry_run.
+        falls: why the arm would fall if it were let go now; empty if it lies.
     """
 
     def __init__(
-        self, node: TwinBrainNode, robot: RobotFile, controller: ArmController, dry_run: bool
+        self, node: TwinBrainNode, robot: RobotFile, controller: ArmController, falls: Callable[[], str]
     ) -> None:
-        self._node, self._robot, self._controller = node, robot, controller
+        self._node, self._robot, self._controller, self._falls = node, robot, controller, falls
         self._client: Any = None
         self._kind: Any = None
         self._number = 0  # of the newest request
-        if robot.command_interface == "xs_joint_group" and not dry_run:
+        if robot.command_interface == "xs_joint_group" and not node.value("dry_run"):
             self._kind = importlib.import_module("interbotix_xs_msgs.srv").TorqueEnable
             self._client = node.create_client(self._kind, SERVICE)
             node.keep(node.destroy_client, self._client)
@@ -64,22 +69,6 @@ class Torque:
         if not self._client.service_is_ready():
             return f"no service {self._client.srv_name}: is the driver running?"
         return "" if enable else self._falls()
-
-    def _falls(self) -> str:
-        """Why the arm would fall if it were let go now; empty if it lies."""
-        now_ns = self._node.now_ns()
-        rests = [pose.name for pose in self._robot.poses.values() if pose.rest]
-        problem = self._controller.joints_problem(now_ns)
-        if problem:
-            return f"where the arm is cannot be told: {problem}"
-        if self._controller.settling(now_ns) is not None:
-            return "the arm is not at rest yet"
-        pose = self._controller.pose
-        if pose is not None and pose.rest:
-            return ""
-        where = f"in {pose.name!r}" if pose is not None else "in no pose of the robot file"
-        expected = f"{' or '.join(map(repr, rests))}: go there first" if rests else "a pose with rest: true"
-        return f"the arm is {where} and would fall, expected {expected}"
 
     def _switched(self, future: Any, enable: bool, number: int) -> None:
         if number != self._number:

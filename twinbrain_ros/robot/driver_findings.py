@@ -6,17 +6,18 @@ What a driver does not say is `unknown`, never taken to be right.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from twinbrain_ros.robot.robot_file import RobotFile
 
 # A driver's joint limit may be so much inside the robot file's [rad or m] before that is told.
 LIMIT_TOLERANCE = 5e-3
-# From the pose in which an arm lies, no joint may be farther for its torque to go [rad].
-LYING_RAD = 0.25
 VELOCITY_UNIT = 0.229 * 2 * math.pi / 60  # of a Dynamixel servo's Profile_Velocity [rad/s]
 GRIPPER_MS = 300  # moving time of a gripper, half a second at the most
 
@@ -173,21 +174,16 @@ def judge_xs_gripper(robot: RobotFile, info: Any, service: str) -> list[Finding]
     return findings
 
 
-def lying(robot: RobotFile, info: Any, arm: Sequence[float] | None) -> str:
-    """Why an arm would fall if its torque went off; empty if it lies where its driver says that it sleeps.
+def sleep_pose(robot: RobotFile, info: Any) -> NDArray[np.float64] | None:
+    """Where the driver says that its arm sleeps [J], robot-file order; None: it does not, or cannot be meant.
 
     Args:
         info: of the driver's group `arm`.
-        arm: measured joints [J] in the robot file's order; None: not known.
     """
     sleep = dict(zip(info.joint_names, info.joint_sleep_positions, strict=False))
-    if arm is None or any(joint not in sleep for joint in robot.arm_joints):
-        return "it is not known whether the arm lies in its sleep pose"
-    away = {joint: abs(q - sleep[joint]) for joint, q in zip(robot.arm_joints, arm, strict=True)}
-    joint = max(away, key=lambda name: away[name])
-    if away[joint] <= LYING_RAD:
-        return ""
-    return f"'{joint}' is {away[joint]:.2f} rad from the sleep pose, and torque goes off meanwhile"
+    q = np.array([sleep.get(joint, math.nan) for joint in robot.arm_joints], dtype=np.float64)
+    # A driver that was told of no sleep pose says 0 for every joint.
+    return q if np.isfinite(q).all() and q.any() else None
 
 
 # ros2_control ---------------------------------------------------------------------------------------
@@ -198,13 +194,14 @@ def controller_of(topic: str) -> str:
     return topic.rstrip("/").rpartition("/")[0]
 
 
-def judge_controllers(robot: RobotFile, controllers: Sequence[Any], namespace: str = "") -> list[Finding]:
+def judge_controllers(
+    robot: RobotFile, controllers: Sequence[Any], manager: str = "/controller_manager"
+) -> list[Finding]:
     """Of ros2_control, from the answer of list_controllers.
 
     Args:
-        namespace: of the arm, for what is to be pasted.
+        manager: full name of the controller manager, for what is to be pasted.
     """
-    manager = f"{namespace.rstrip('/')}/controller_manager"
     groups = [("arm", robot.command_interface, robot.topics.arm_trajectory, robot.arm_joints)]
     gripper = robot.gripper_command
     groups.append(("gripper", gripper.interface, gripper.topic, (robot.gripper.joint,)))
@@ -212,13 +209,13 @@ def judge_controllers(robot: RobotFile, controllers: Sequence[Any], namespace: s
     for group, interface, topic, joints in groups:
         if not interface.startswith("xs_"):
             findings += _controller(group, controller_of(topic), joints, known, manager)
-    findings += _others(robot, controllers, {controller_of(entry[2]) for entry in groups})
+    findings += _others(robot, controllers, {controller_of(entry[2]) for entry in groups}, manager)
     active = [entry.name for entry in controllers if "JointStateBroadcaster" in entry.type and _active(entry)]
     if active:
-        findings.append(Finding("joint states", State.OK, f"from {', '.join(active)}"))
+        findings.append(Finding("joint state broadcaster", State.OK, f"from {', '.join(active)}"))
     else:
         found = "no joint_state_broadcaster is active: they come from elsewhere, or not at all"
-        findings.append(Finding("joint states", State.WARN, found))
+        findings.append(Finding("joint state broadcaster", State.WARN, found))
     return findings
 
 
@@ -245,34 +242,70 @@ def _controller(
     rate = getattr(controller, "update_rate", 0)
     rated = f"at {rate} Hz" if rate else "update rate unknown"
     findings = [Finding(about, State.OK, f"'{name}' ({controller.type}) is active, {rated}")]
+    return [*findings, _interfaces(group, controller, joints)]
+
+
+def _interfaces(group: str, controller: Any, joints: Sequence[str]) -> Finding:
+    """What an active controller drives."""
+    about, name = f"{group}'s interfaces", controller.name
     claimed = list(controller.claimed_interfaces)
-    driven = {entry.rpartition("/")[0] for entry in claimed}
+    driven = {_driven(entry, joints) for entry in claimed}
+    chained = sorted({entry.partition("/")[0] for entry in claimed if _is_chained(entry, joints)})
+    if chained:
+        found = f"'{name}' is chained to {', '.join(chained)}: what becomes of its positions is not known"
+        return Finding(about, State.UNKNOWN, found)
     missing, more = [joint for joint in joints if joint not in driven], sorted(driven - set(joints))
     if missing:
-        found = f"'{name}' claims {claimed}, none of {missing}"
-        findings.append(Finding(f"{group}'s interfaces", State.WRONG, found))
-    elif more:
+        return Finding(about, State.WRONG, f"'{name}' claims {claimed}, none of {missing}")
+    if more:
         found = f"'{name}' claims {more} besides {list(joints)}"
         mend = "it refuses commands without them, unless allow_partial_joints_goal is set"
-        findings.append(Finding(f"{group}'s interfaces", State.WARN, found, mend))
-    elif all(f"{joint}/position" in claimed for joint in joints):
-        findings.append(Finding(f"{group}'s interfaces", State.OK, "position of each joint"))
-    else:
-        found = f"'{name}' claims {claimed}, no position: the arm follows as well as its gains let it"
-        findings.append(Finding(f"{group}'s interfaces", State.WARN, found))
-    return findings
+        return Finding(about, State.WARN, found, mend)
+    if all(f"{joint}/position" in claimed for joint in joints):
+        return Finding(about, State.OK, "position of each joint")
+    found = f"'{name}' claims {claimed}, no position: the arm follows as well as its gains let it"
+    return Finding(about, State.WARN, found)
 
 
-def _others(robot: RobotFile, controllers: Sequence[Any], ours: set[str]) -> list[Finding]:
+def _driven(entry: str, joints: Iterable[str]) -> str:
+    """The joint of an interface: `waist` of `waist/position`, and of `admittance/waist/position`."""
+    base = entry.rpartition("/")[0]
+    return next((joint for joint in joints if f"/{base}".endswith(f"/{joint}")), base)
+
+
+def _is_chained(entry: str, joints: Iterable[str]) -> bool:
+    """Whether an interface is another controller's, and not the hardware's."""
+    base = entry.rpartition("/")[0]
+    return "/" in base and base not in joints
+
+
+def _fed(ours: set[str], controllers: Sequence[Any], joints: set[str]) -> set[str]:
+    """The controllers that ours are chained to, and those that these are chained to, and so on."""
+    claimed = {entry.name: entry.claimed_interfaces for entry in controllers}
+    fed, new = set[str](), ours
+    while new:
+        entries = [entry for name in new for entry in claimed.get(name, ()) if _is_chained(entry, joints)]
+        new = {entry.partition("/")[0] for entry in entries} - fed - ours
+        fed |= new
+    return fed
+
+
+def _others(robot: RobotFile, controllers: Sequence[Any], ours: set[str], manager: str) -> list[Finding]:
     """Others that drive the same joints by another interface."""
     joints = {*robot.arm_joints, robot.gripper.joint}
-    findings = []
+    findings, left_out = [], ours | _fed(ours, controllers, joints)
     for controller in controllers:
-        if controller.name in ours or not _active(controller):
+        if controller.name in left_out or not _active(controller):
             continue
-        shared = sorted({entry.rpartition("/")[0] for entry in controller.claimed_interfaces} & joints)
-        if shared:
-            found = f"'{controller.name}' is active too and claims {', '.join(shared)}"
-            mend = f"ros2 control switch_controllers --deactivate {controller.name}"
-            findings.append(Finding("other controllers", State.WRONG, found, mend))
+        claimed = controller.claimed_interfaces
+        shared = {joint: entry for entry in claimed if (joint := _driven(entry, joints)) in joints}
+        if not shared:
+            continue
+        found = f"'{controller.name}' is active too and claims {', '.join(sorted(shared))}"
+        if all(_is_chained(entry, joints) for entry in shared.values()):
+            found += f" of {', '.join(sorted({entry.partition('/')[0] for entry in shared.values()}))}"
+            findings.append(Finding("chained controllers", State.WARN, found))
+            continue
+        mend = f"ros2 control switch_controllers --deactivate {controller.name} -c {manager}"
+        findings.append(Finding("other controllers", State.WRONG, found, mend))
     return findings
