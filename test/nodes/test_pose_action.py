@@ -111,6 +111,8 @@ def test_the_services_set_off_and_say_how_long_it_takes(rig: ControllerRig) -> N
     answer = rig.bench.call(Trigger, "go_home", Trigger.Request())
     assert answer.success and answer.message.startswith("on the way to 'home', there in ")
     rig.bench.until(lambda: rig.mode().reason == "the arm is in 'home'", "it never arrives")
+    rig.until_at_rest()
+    rig.until_settled()
     assert rig.bench.call(Trigger, "go_sleep", Trigger.Request()).success
     rig.bench.until(lambda: rig.mode().reason == "the arm is in 'sleep'", "it never arrives")
 
