@@ -120,6 +120,12 @@ def test_a_disk_that_fills_in_an_episode(bench: Any, tmp_path: Path, robot: Robo
 
     bench.until(broke_off)
     assert str(first) in bench.status[NAME].message
+
+    def tried_again() -> bool:
+        broke_off()
+        return len(list(recording.directory.iterdir())) >= 4
+
+    bench.until(tried_again, "it does not try again and again")
     disk(None)
     bench.until(lambda: recording.records() and recording.status[-1].bag != str(first))
     recording.mode(ControlMode.HOLD)

@@ -210,7 +210,8 @@ class RecorderNode(TwinBrainNode):
         name = name or f"{arm}_{now:%Y-%m-%d_%H-%M-%S}_{now.microsecond // 1000:03d}"
         self._instructions.begin()
         path = self._recorder.start(name, self._known(info), self.now_ns())
-        self._begun, self._owed = info, False
+        # From here on: an episode may break off before the recorder is looked at again.
+        self._begun, self._owed, self._was_recording = info, False, True
         self.health.clear("episode")
         self.health.clear("recording")
         self.health.count("episodes")
