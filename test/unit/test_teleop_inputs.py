@@ -86,6 +86,14 @@ def test_a_joystick_needs_no_emergency_stop_button(load: Any) -> None:
     assert load(put(JOY, "estop_button", value=None))[JOY].estop_button is None
 
 
+def refused(load: Any, change: Callable[[list[Any]], object], said: list[str]) -> None:
+    """Fails unless a changed file is refused, with its name and all that is to be said."""
+    with pytest.raises(RobotFileError) as error:
+        load(change)
+    for part in ["edited.yaml", *said]:
+        assert part in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -119,10 +127,7 @@ def test_a_joystick_needs_no_emergency_stop_button(load: Any) -> None:
 def test_what_is_wrong_is_refused_by_file_key_found_and_expected(
     load: Any, change: Callable[[list[Any]], object], said: list[str]
 ) -> None:
-    with pytest.raises(RobotFileError) as refused:
-        load(change)
-    for part in ["edited.yaml", *said]:
-        assert part in str(refused.value)
+    refused(load, change, said)
 
 
 def test_a_section_that_is_no_list_is_refused(tmp_path: Path) -> None:
@@ -539,10 +544,7 @@ def entry(index: int, value: Any) -> Callable[[list[Any]], None]:
 def test_a_leader_that_is_described_wrongly_is_refused_by_key_found_and_expected(
     load: Any, change: Callable[[list[Any]], object], said: list[str]
 ) -> None:
-    with pytest.raises(RobotFileError) as refused:
-        load(change)
-    for part in ["edited.yaml", *said]:
-        assert part in str(refused.value)
+    refused(load, change, said)
 
 
 @pytest.mark.parametrize("value", [1e308, -1e308, 88.4])

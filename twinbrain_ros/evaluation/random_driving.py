@@ -32,7 +32,7 @@ from twinbrain_ros.sim.following import Arrival
 from twinbrain_ros.sim.trajectory import JointTrajectoryFollower
 
 # Beyond these shares of the robot file's limits something is wrong.
-MOST_POSITION, MOST_VELOCITY, MOST_ACCELERATION = 1.05, 1.05, 1.1
+MOST_VELOCITY, MOST_ACCELERATION = 1.05, 1.1
 _ROUNDING_RAD = 1e-6
 
 
@@ -281,7 +281,7 @@ class RandomDriving:
             return
         shift = self.random.normal(0, 0.3, len(self.robot.arm_joints))
         self.arm.stand(np.clip(self.robot.home + shift, self.robot.lower, self.robot.upper), self.steady)
-        self._allowed_m = max(self._outside_m(self.arm.q), 0.0)
+        self._allowed_m = max(self.controller.governor.outside_m(self.arm.q), 0.0)
         for _ in range(20):  # it stands there for a while
             self._tick()
 
@@ -295,11 +295,6 @@ class RandomDriving:
         self.controller.clock.tell(self.now, self.steady)
         stamp = self.now - int(self.random.integers(0, to_ns(0.3))) * int(self.random.random() < 0.02)
         self.controller.add_joints(stamp, self.arm.q, 0.03, self.steady)
-
-    def _outside_m(self, q: Array) -> float:
-        """How far the tool is outside the workspace box, along its worst axis [m]."""
-        position, box = self.kinematics.forward(q)[0], self.robot.workspace
-        return float(np.max(np.maximum(box.lower - position, position - box.upper)))
 
     def _tick(self) -> None:
         jitter = int(self.random.normal(0, to_ns(0.002)))
@@ -318,7 +313,9 @@ class RandomDriving:
         motion = command.motion
         if motion.velocities[-1].any() or np.any(np.diff(motion.times_s) <= 0):
             self.broken.append("a trajectory that controllers refuse")
-        led_m = max(self._outside_m(q) for q in (motion.positions[0], motion.positions[-1]))
+        led_m = max(
+            self.controller.governor.outside_m(q) for q in (motion.positions[0], motion.positions[-1])
+        )
         if self.controller.mode is Mode.GO_TO:  # between poses it may lead outside
             self._allowed_m = max(self._allowed_m, led_m)
         self.outside_m = max(self.outside_m, led_m - self._allowed_m)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,13 +11,14 @@ from twinbrain_ros.control.controller import ArmController
 from twinbrain_ros.control.joints_watch import SETTLE_S
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.control.settings import ControlSettings
-from twinbrain_ros.control.timing import NS_PER_S, PAST_S, to_ns
+from twinbrain_ros.control.timing import NS_PER_S, to_ns
 from twinbrain_ros.control.verdict import Command, Judged, Motion, Verdict
 from twinbrain_ros.control.watchdogs import PolicyBeat
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.sim.follower_kinds import DEFAULT, KINDS, FollowerKind
+from twinbrain_ros.sim.following import Arrival
 from twinbrain_ros.sim.tabletop import TabletopSim
 from twinbrain_ros.sim.trajectory import JointTrajectoryFollower, TrajectoryError
 
@@ -145,15 +146,8 @@ class LockStepArm:
             names, goal = self._finger.joints, [[command.finger_m]]
             self._finger.receive(names, goal, [motion.lead_s], self._arrived_ns)
             self._finger_m = command.finger_m
-        times_s, positions, velocities = motion.with_past()
-        self._arm.receive(
-            self._arm.joints,
-            positions,
-            times_s + PAST_S,
-            self._arrived_ns,
-            velocities=velocities,
-            start_ns=_EPOCH_NS + motion.stamp_ns - to_ns(PAST_S),
-        )
+        stamped = replace(motion, stamp_ns=_EPOCH_NS + motion.stamp_ns)
+        Arrival.of(stamped, self._arrived_ns).hand_to(self._arm)
 
     def _update(self) -> None:
         """The driver's controllers, once."""
