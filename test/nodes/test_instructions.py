@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import rclpy
 from policy_rig import Rig
+from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -114,13 +115,17 @@ class Recording:
 
 
 def said_once(bench: Any, topic: str, text: str, profile: Any) -> None:
-    """As `ros2 topic pub --once`: waits for one listener, says it, and is gone a tenth of a second later."""
+    """As `ros2 topic pub --once`: waits for one listener, says it, and is gone a tenth of a second later.
+
+    Unlike it, it does not go before those it has found have the message: on a busy machine that takes longer.
+    """
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("once", context=context)
     publisher = node.create_publisher(String, topic, profile)
     bench.until(lambda: publisher.get_subscription_count() >= 1)
     publisher.publish(String(data=text))
+    assert publisher.wait_for_all_acked(Duration(seconds=30.0))
     gone_s = time.monotonic() + 0.1
     while time.monotonic() < gone_s:
         bench.executor.spin_once(timeout_sec=0.01)

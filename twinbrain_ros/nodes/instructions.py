@@ -8,7 +8,7 @@ policy refused.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +27,8 @@ CAUSE = "instruction"
 SAID, LATCHED, BEST_EFFORT = "said", "latched", "best effort"
 PROFILES = {SAID: qos.SAID, LATCHED: qos.SAID_LATCHED, BEST_EFFORT: qos.SAID_BEST_EFFORT}
 LOOK_S = 0.2
+# Looks for which a way to listen stays after the last who needed it: the next one may have found it already.
+LINGERS = 10
 # The same message comes by up to three subscriptions, and not at once.
 _REMEMBERED = 100
 
@@ -42,6 +44,7 @@ class Instructions:
         self._node, self._topic = node, robot.topics.instruction
         self.text = ""
         self._heard_as: dict[str, Any] = {}
+        self._idle: Counter[str] = Counter()
         self._heard: deque[tuple[bytes, int]] = deque(maxlen=_REMEMBERED)
         self._out = node.advertise(InstructionInForce, robot.topics.instruction_in_force, qos.LATCHED)
         self._tell()
@@ -73,7 +76,8 @@ class Instructions:
                 wanted.add(LATCHED)
         for name in wanted - set(self._heard_as):
             self._heard_as[name] = self._subscription(name)
-        for name in set(self._heard_as) - wanted:
+        self._idle = Counter({name: self._idle[name] + 1 for name in set(self._heard_as) - wanted})
+        for name in [name for name, looks in self._idle.items() if looks > LINGERS]:
             self._node.destroy_subscription(self._heard_as.pop(name))
 
     def _subscription(self, name: str) -> Any:
