@@ -7,6 +7,8 @@ ends, the arm comes to rest by itself.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 
 from twinbrain_ros.control.motion import Array, MotionLimits, Profile, Profiles, Reference, State
@@ -126,21 +128,17 @@ class Governor:
     def rest_of_path(self, now_ns: int) -> Motion:
         """What is committed from now on, to its end at rest."""
         assert self._path is not None
-        past_times, past_states = self._path.between(now_ns - to_ns(PAST_S), now_ns)
-        times, states = self._path.from_here(now_ns)
+        times, states, now = self._path.around(now_ns - to_ns(PAST_S), now_ns)
         if times[-1] < now_ns + self.lead_ns:
             # It is at rest by then, and controllers refuse what is over already.
             times, states = [*times, now_ns + self.lead_ns], [*states, states[-1]]
+        times_s = (np.array(times) - now_ns) / NS_PER_S
+        positions = np.array([state.q for state in states])
         velocities = np.array([state.v for state in states])
         velocities[-1] = 0.0  # exactly: trajectory controllers refuse an end in motion
-        times_s = (np.array(times) - now_ns) / NS_PER_S
-        leads_to = int(np.searchsorted(times, now_ns + self.lead_ns))
-        past = (
-            (np.array(past_times) - now_ns) / NS_PER_S,
-            np.array([state.q for state in past_states]),
-            np.array([state.v for state in past_states]),
-        )
-        return Motion(now_ns, times_s, np.array([state.q for state in states]), velocities, leads_to, past)
+        leads_to = bisect_left(times, now_ns + self.lead_ns) - now
+        past = times_s[:now], positions[:now], velocities[:now]
+        return Motion(now_ns, times_s[now:], positions[now:], velocities[now:], leads_to, past)
 
     def _towards(
         self, start: State, reference: Reference, start_ns: int, horizon_ns: int
@@ -185,8 +183,9 @@ class Governor:
             return True
         worst = -np.inf
         for count in _STOP_SAMPLES:
-            samples = np.linspace(stop.start_ns, stop.end_ns, count).astype(np.int64)
-            worst = max(self._beyond_m(stop.at(int(ns)).q) for ns in samples)
+            step_ns = (stop.end_ns - stop.start_ns) / (count - 1)
+            samples = [stop.start_ns + int(k * step_ns) for k in range(count)]
+            worst = max(self._beyond_m(stop.at(ns).q) for ns in samples)
             if worst < -_FAR_M:
                 return True
         # Half of the tolerance is for what lies between two samples.

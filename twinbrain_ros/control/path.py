@@ -5,8 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-import numpy as np
-
 from twinbrain_ros.control.motion import Array, State
 from twinbrain_ros.control.timing import NS_PER_S
 
@@ -48,15 +46,13 @@ class CommittedPath:
         self._times[kept:] = [start_ns, *(time_ns for time_ns, _ in then)]
         self._states[kept:] = [start, *(state for _, state in then)]
 
-    def from_here(self, now_ns: int) -> tuple[list[int], list[State]]:
-        """Times and states from now on, beginning with the one of now."""
-        first = bisect_right(self._times, now_ns)
-        return [now_ns, *self._times[first:]], [self.at(now_ns), *self._states[first:]]
-
-    def between(self, start_ns: int, end_ns: int) -> tuple[list[int], list[State]]:
-        """Times and states from one time, with the state of then, up to before another."""
-        first, last = bisect_right(self._times, start_ns), bisect_left(self._times, end_ns)
-        return [start_ns, *self._times[first:last]], [self.at(start_ns), *self._states[first:last]]
+    def around(self, start_ns: int, now_ns: int) -> tuple[list[int], list[State], int]:
+        """Times and states from a start before now up to the end, with those of both; and which is now's."""
+        first = bisect_right(self._times, start_ns)
+        last, after = bisect_left(self._times, now_ns), bisect_right(self._times, now_ns)
+        times = [start_ns, *self._times[first:last], now_ns, *self._times[after:]]
+        states = [self.at(start_ns), *self._states[first:last], self.at(now_ns), *self._states[after:]]
+        return times, states, 1 + last - first
 
     def forget_before(self, time_ns: int) -> None:
         """Leaves out what is only needed for times before this one."""
@@ -67,8 +63,9 @@ class CommittedPath:
 
 def hermite(start: State, end: State, span_s: float, u: float) -> State:
     """The cubic's state at a share `u` of the way, 0 to 1; the acceleration as planned, not the cubic's."""
-    rise, m0, m1 = end.q - start.q, span_s * start.v, span_s * end.v
-    c2, c3 = 3 * rise - 2 * m0 - m1, m0 + m1 - 2 * rise
-    q: Array = start.q + u * (m0 + u * (c2 + u * c3))
-    v: Array = (m0 + u * (2 * c2 + 3 * u * c3)) / span_s
-    return State(q, v, np.asarray(start.a + u * (end.a - start.a)))
+    rise, rest = end.q - start.q, 1.0 - u
+    q: Array = start.q + (u * u * (3.0 - 2.0 * u)) * rise
+    q += (span_s * u * rest * rest) * start.v - (span_s * u * u * rest) * end.v
+    v: Array = (6.0 * u * rest / span_s) * rise
+    v += (rest * (1.0 - 3.0 * u)) * start.v + (u * (3.0 * u - 2.0)) * end.v
+    return State(q, v, rest * start.a + u * end.a)

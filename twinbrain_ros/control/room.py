@@ -54,4 +54,4 @@ class Room:
 
     def outside_m(self, position: Array) -> float:
         """How far a place [3] is outside along its worst axis [m]; negative inside."""
-        return float(np.max(np.maximum(self.lower - position, position - self.upper)))
+        return float(np.maximum(self.lower - position, position - self.upper).max())

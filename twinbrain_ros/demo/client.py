@@ -297,17 +297,12 @@ class LoopClient:
             LoopError: the controller still refuses after CALL_TIMEOUT_S, or does not answer in time.
         """
         request = SetMode.Request(mode=mode, source="twinbrain demo", reason=reason)
-        refusal = ""
-
-        def in_force() -> bool:
-            # On a busy machine the joint states can be too old for autonomy for a moment.
-            nonlocal refusal
-            answer = self._call(self._mode, request, CALL_TIMEOUT_S)
-            refusal = answer.message
-            return bool(answer.success)
-
-        if not self.spin_until(in_force, CALL_TIMEOUT_S):
-            raise LoopError(f"set_mode({mode}): {refusal}")
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while not (answer := self._call(self._mode, request, CALL_TIMEOUT_S)).success:
+            if time.monotonic() > deadline:
+                raise LoopError(f"set_mode({mode}): {answer.message}")
+            # The arm was put elsewhere just now, or its joint states are too old for a moment.
+            self.spin_until(lambda: False, ASK_AGAIN_S)
 
     def go_to(self, pose: str) -> None:
         """Let the arm go to a pose, and wait until it is there.

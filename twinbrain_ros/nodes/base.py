@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import queue
 import threading
 import time
@@ -69,7 +70,7 @@ class TwinBrainNode(LifecycleNode):
         self._born_s = time.monotonic()
         # Not the ROS clock: a simulation that is paused or reset must not silence the watchdogs.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._guarded(self._diagnose), clock=self._steady)
+        self._timer(DIAGNOSTICS_PERIOD_S, self._diagnose)
 
     # Hooks ------------------------------------------------------------------------------------------
 
@@ -157,7 +158,7 @@ class TwinBrainNode(LifecycleNode):
 
     def every(self, period_s: float, callback: Callable[[], None]) -> None:
         """A timer that lasts until deactivation; it runs by a steady clock."""
-        self._timers_made.append(self.create_timer(period_s, self._guarded(callback), clock=self._steady))
+        self._timers_made.append(self._timer(period_s, callback))
 
     def meanwhile(self, work: Callable[[], Result], look: Callable[[], None]) -> Result:
         """Does what takes long in a thread of its own; calls (lifecycle, parameters) are answered meanwhile.
@@ -203,8 +204,13 @@ class TwinBrainNode(LifecycleNode):
 
     def watch(self, period_s: float, callback: Callable[[], None]) -> None:
         """A timer that lasts until cleanup; it runs by a steady clock."""
-        timer: Any = self.create_timer(period_s, self._guarded(callback), clock=self._steady)
-        self._made.append((self.destroy_timer, timer))
+        self._made.append((self.destroy_timer, self._timer(period_s, callback)))
+
+    def _timer(self, period_s: float, callback: Callable[[], None]) -> Any:
+        run = self._guarded(callback)
+        # rclpy asks for it before every call, and works it out every time if it is not there.
+        run.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
+        return self.create_timer(period_s, run, clock=self._steady)
 
     def report(self, cause: str, message: str, level: Level = Level.ERROR) -> None:
         """Notes a problem; on its first time it goes to the log and, at once, to /diagnostics."""

@@ -39,7 +39,7 @@ from twinbrain_ros.nodes.control_parameters import FIXED, LIVE, settings_of
 from twinbrain_ros.nodes.driver_watch import DriverWatch
 from twinbrain_ros.nodes.graph_watch import LOOK_S
 from twinbrain_ros.nodes.health import Level
-from twinbrain_ros.nodes.pacing import Rhythm
+from twinbrain_ros.nodes.pacing import Rhythm, Schedule
 from twinbrain_ros.nodes.parameters import Declared
 from twinbrain_ros.nodes.pose_action import PoseAction
 from twinbrain_ros.nodes.runner import run_node
@@ -84,7 +84,7 @@ class ControllerNode(TwinBrainNode):
         controller = ArmController(
             robot, self._kinematics, settings_of(self.value), bool(self.value("use_sim_time"))
         )
-        self._rhythm = Rhythm(rate_hz)
+        self._rhythm, self._looks = Rhythm(rate_hz), Schedule(1.0 / LOOK_S)
         topics = robot.topics
         self._out = make_arm_out(self, robot, bool(self.value("dry_run")))
         self._status_out = self.advertise(ChunkStatus, topics.chunk_status, qos.STATUS)
@@ -121,9 +121,9 @@ class ControllerNode(TwinBrainNode):
         self._rival = ""  # whom it has told of
         self._controller.begin_anew()
         self._publish_mode(self._controller.state)
-        self._rhythm.restart(time.monotonic_ns())
         self._look_round()
-        self.every(LOOK_S, self._look_round)
+        self._looks.restart()
+        self._rhythm.restart(time.monotonic_ns())
         self.every(1.0 / self._rate_hz, self._tick)
 
     def stop(self) -> None:
@@ -281,6 +281,8 @@ class ControllerNode(TwinBrainNode):
             self._out.settle(settling)
         self._tell()
         self._poses.tick(now_ns)
+        if self._looks.due(steady_ns):  # it takes a while: when the command is out
+            self._look_round()
 
     def _send(self, command: Command | None) -> None:
         if command is None or self._out is None:

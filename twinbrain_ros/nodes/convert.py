@@ -138,13 +138,13 @@ def trajectory_message(
     """A trajectory [K] of joints [J]: times [s] after `start_ns` on the ROS clock; 0: after it arrives."""
     message = JointTrajectory(joint_names=list(names))
     message.header.stamp = to_time(start_ns)
-    for k, in_s in enumerate(times_s):
-        point = JointTrajectoryPoint(positions=list(positions[k]))
-        if velocities is not None:
-            point.velocities = list(velocities[k])
+    nothing: list[list[float]] = [[]] * len(positions)
+    for in_s, where, how_fast in zip(times_s, positions, velocities or nothing, strict=True):
         whole = round(in_s * NS_PER_S)
-        point.time_from_start = Duration(sec=whole // NS_PER_S, nanosec=whole % NS_PER_S)
-        message.points.append(point)
+        in_time = Duration(sec=whole // NS_PER_S, nanosec=whole % NS_PER_S)
+        message.points.append(
+            JointTrajectoryPoint(positions=where, velocities=how_fast, time_from_start=in_time)
+        )
     return message
 
 

@@ -54,6 +54,9 @@ class Kinematics:
         # Joints that are not the arm's rest in the middle of their range, where no limit is active.
         self._rest = np.where(self._model.jnt_limited, self._model.jnt_range.mean(axis=1), 0.0)
         self._configuration = mink.Configuration(self._model)
+        # Forward kinematics alone is asked for several times a tick: a place of its own, without the rest.
+        self._data = mujoco.MjData(self._model)
+        self._data.qpos[:] = self._rest
         self._task = mink.FrameTask(
             robot.tool_frame,
             "body",
@@ -65,8 +68,9 @@ class Kinematics:
 
     def forward(self, arm_q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the tool's position [3] (m) and rotation [3, 3] in the base frame for joints [6] (rad)."""
-        self._set(np.asarray(arm_q, dtype=np.float64))
-        data = self._configuration.data
+        data = self._data
+        data.qpos[self._qpos] = arm_q
+        mujoco.mj_kinematics(self._model, data)
         return data.xpos[self._body].copy(), data.xmat[self._body].reshape(3, 3).copy()
 
     def jacobian(self, arm_q: np.ndarray) -> np.ndarray:
