@@ -15,6 +15,7 @@ import numpy as np
 from twinbrain_ros.control.controller import ArmController
 from twinbrain_ros.control.go_to import WayError
 from twinbrain_ros.control.input_rest import JITTER_S, PERSON_SHARE
+from twinbrain_ros.control.joints_watch import SETTLE_S
 from twinbrain_ros.control.modes import Mode, ModeError
 from twinbrain_ros.control.motion import Array
 from twinbrain_ros.control.settings import ControlSettings
@@ -95,13 +96,13 @@ class Executed:
 
     def _measure(self, q: Array, dt_s: float) -> None:
         worst, speed = self.worst, (q - self.q) / dt_s
-        outside = float(np.max(np.maximum(self._lower - q, q - self._upper)))
+        outside = float(np.maximum(self._lower - q, q - self._upper).max())
         # An arm that was put outside may come back, but not go further.
         worst.outside_rad = max(worst.outside_rad, outside - self._allowed)
         self._allowed = min(self._allowed, max(outside, 0.0))
-        worst.velocity = max(worst.velocity, float(np.max(np.abs(speed) / self._velocity)))
+        worst.velocity = max(worst.velocity, float((np.abs(speed) / self._velocity).max()))
         gain = np.abs(speed - self._speed) / dt_s
-        worst.acceleration = max(worst.acceleration, float(np.max(gain / self._acceleration)))
+        worst.acceleration = max(worst.acceleration, float((gain / self._acceleration).max()))
         self.q, self._speed = q.copy(), speed
 
 
@@ -146,6 +147,7 @@ class RandomDriving:
         self.outside_m = 0.0
         self._allowed_m = 0.0
         self._stopped = False
+        self._settling = int(1.2 * SETTLE_S * robot.rates.command_hz)
         self.broken: list[str] = []
         self._joints()
 
@@ -155,15 +157,25 @@ class RandomDriving:
         return self.steady + self.ahead
 
     def sequence(self, chance: Chance) -> None:
-        """A few things at once, then some ticks."""
+        """Mostly somebody begins to drive; then some ticks, and a few things between them."""
+        if not self.controller.driven and self.random.random() < 0.7:
+            self.begin()
         names, weights = list(chance.events), np.array(list(chance.events.values()))
+        ticks = int(self.random.integers(1, 18))
         for name in self.random.choice(names, int(self.random.integers(1, 4)), p=weights / weights.sum()):
+            for _ in range(int(self.random.integers(0, ticks))):
+                self._tick()
             getattr(self, name)()
-        if self.random.random() < 0.5:
-            self.mode()
-        for _ in range(int(self.random.integers(1, 12))):
+        for _ in range(ticks):
             self._tick()
         self.controller.happenings.clear()
+
+    def begin(self) -> None:
+        """Somebody lets it go on, and asks for a mode when the joints have been measured for long enough."""
+        self.reset()
+        for _ in range(self._settling):
+            self._tick()
+        self.mode()
 
     # What can happen --------------------------------------------------------------------------------
 
