@@ -5,7 +5,6 @@ It reads the simulator's truth and not the images: whatever goes wrong with it i
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -55,4 +54,4 @@ class ExpertPolicyNode(PolicyNode):
 
 
 if __name__ == "__main__":
-    sys.exit(run_node(ExpertPolicyNode))
+    run_node(ExpertPolicyNode)

@@ -13,10 +13,9 @@ the arm comes to a controlled stop all by itself.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from rclpy.duration import Duration
 from sensor_msgs.msg import JointState
@@ -407,10 +406,10 @@ class ControllerNode(TwinBrainNode):
         self._controller.use(settings_of(self.value))
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node; returns the exit code."""
-    return run_node(ControllerNode, args)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the node, and ends the process."""
+    run_node(ControllerNode, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,7 +18,6 @@ import threading
 from collections.abc import Mapping
 
 LAUNCHED_BY = "TWINBRAIN_LAUNCHED_BY"
-LIFELINE = "lifeline"  # name of the thread that waits
 _PR_SET_PDEATHSIG = 1
 
 
@@ -34,7 +33,7 @@ def end_with_launch(environment: Mapping[str, str] = os.environ) -> None:
         return
     except OSError:
         return  # a kernel without pidfd (before 5.3), or another machine's number
-    threading.Thread(target=_wait, args=(launch,), name=LIFELINE, daemon=True).start()
+    threading.Thread(target=_wait, args=(launch,), name="lifeline", daemon=True).start()
 
 
 def _wait(launch: int) -> None:

@@ -12,9 +12,8 @@ inactive.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from sensor_msgs.msg import JointState
@@ -387,10 +386,10 @@ class PolicyNode(TwinBrainNode):
         return "active, waiting for an instruction" if waiting else self.phase
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node; returns the exit code."""
-    return run_node(PolicyNode, args)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the node, and ends the process."""
+    run_node(PolicyNode, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

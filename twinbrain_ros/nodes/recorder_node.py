@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
@@ -352,13 +351,13 @@ def _extra(text: str, namespace: str) -> list[Topic]:
     return topics
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node; returns the exit code."""
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the node, and ends the process."""
     # Before there are other threads, which inherit it. What is recorded waits in queues; a controller that
     # shares the cores cannot.
     os.nice(NICENESS)
-    return run_node(RecorderNode, args)
+    run_node(RecorderNode, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

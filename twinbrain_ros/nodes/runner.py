@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import NoReturn
 
 import rclpy
 from rclpy.exceptions import ParameterException
@@ -15,7 +15,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from twinbrain_ros.nodes.base import TwinBrainNode
-from twinbrain_ros.nodes.lifeline import LIFELINE, end_with_launch
+from twinbrain_ros.nodes.lifeline import end_with_launch
 
 # Python runs signal handlers between two waits of the executor; this bounds how long a signal waits.
 SPIN_TIMEOUT_S = 0.1
@@ -42,10 +42,11 @@ def _heard() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]
 
 
-def run_node(make: Callable[[], TwinBrainNode], args: Sequence[str] | None = None) -> int:
-    """Runs the node until a signal comes. Returns the exit code: 0, or 1 if it cannot even be made."""
+def run_node(make: Callable[[], TwinBrainNode], args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the node until a signal comes, then ends the process: code 0, or 1 if it cannot even be made."""
     stop = _Stop()
-    before = {number: signal.signal(number, stop) for number in _heard()}
+    for number in _heard():
+        signal.signal(number, stop)
     executor: SingleThreadedExecutor | None = None
     code = 0
     try:
@@ -72,19 +73,8 @@ def run_node(make: Callable[[], TwinBrainNode], args: Sequence[str] | None = Non
     if stop.node is not None:
         stop.node.destroy_node()
     rclpy.try_shutdown()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    if _left_behind():
-        # A model that still computes would be torn down under its own feet, and the process abort.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
-
-
-def _left_behind() -> bool:
-    """Whether a thread still works on what nobody waits for any more."""
-    return any(
-        thread not in (threading.main_thread(), threading.current_thread()) and thread.name != LIFELINE
-        for thread in threading.enumerate()
-    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Nothing is left to be done. Python's own end would take PyTorch down piece by piece: a second, more on a
+    # busy machine, or an abort where a model that nobody waits for any more still computes.
+    os._exit(code)

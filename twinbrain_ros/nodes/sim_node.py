@@ -10,9 +10,8 @@ same state.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from sensor_msgs.msg import JointState
@@ -199,10 +198,10 @@ class SimNode(TwinBrainNode):
             self.health.set(f"frames_skipped/{name}", beat.missed)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node; returns the exit code."""
-    return run_node(SimNode, args)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the node, and ends the process."""
+    run_node(SimNode, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
