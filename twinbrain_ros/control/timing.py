@@ -26,3 +26,8 @@ def lead_s(command_hz: float) -> float:
     A period, in which the next command is decided, and the time that one needs to arrive.
     """
     return 1.0 / command_hz + TRANSPORT_S + TICK_JITTER_S
+
+
+def leads_to_s(command_hz: float) -> float:
+    """How long after the stamp of a trajectory, as it is sent, the state lies that it leads to [s]."""
+    return PAST_S + lead_s(command_hz)

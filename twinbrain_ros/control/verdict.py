@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from twinbrain_ros.control.timing import PAST_S, to_ns
 from twinbrain_ros.robot.chunk import ActionChunk
 
 
@@ -69,13 +70,18 @@ class Motion:
     leads_to: int = 0
     past: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None = None
 
-    def with_past(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Times after the decision [P + K], and positions and velocities then [P + K, J]."""
-        own = self.times_s, self.positions, self.velocities
-        if self.past is None:
-            return own
-        times_s, positions, velocities = (np.concatenate(both) for both in zip(self.past, own, strict=True))
-        return times_s, positions, velocities
+    def as_sent(self) -> tuple[int, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """With its past, as trajectory controllers get it.
+
+        Returns:
+            The stamp [ns], PAST_S before the decision; times after that [P + K] s; positions and velocities
+            then [P + K, J].
+        """
+        own = times_s, positions, velocities = self.times_s, self.positions, self.velocities
+        if self.past is not None:
+            both = zip(self.past, own, strict=True)
+            times_s, positions, velocities = (np.concatenate(parts) for parts in both)
+        return self.stamp_ns - to_ns(PAST_S), times_s + PAST_S, positions, velocities
 
     @property
     def lead_s(self) -> float:

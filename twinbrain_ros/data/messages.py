@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinbrain_ros.control.timing import PAST_S, lead_s
+from twinbrain_ros.control.timing import leads_to_s, to_ns
 from twinbrain_ros.data.decode import image_from_buffer, image_from_compressed
 from twinbrain_ros.robot.chunk import ActionChunk
 from twinbrain_ros.robot.robot_file import Camera, RobotFile
@@ -100,7 +100,7 @@ def _trajectory(message: Any, robot: RobotFile) -> Commanded:
             velocities = np.array([point.velocities for point in points], dtype=np.float64)[:, order]
     start_ns = from_time(message.header.stamp)
     times_ns = np.array([from_time(point.time_from_start) for point in points])
-    ahead = np.flatnonzero(times_ns >= round((PAST_S + lead_s(robot.rates.command_hz)) * NS_PER_S))
+    ahead = np.flatnonzero(times_ns >= to_ns(leads_to_s(robot.rates.command_hz)))
     return Commanded(
         start_ns,
         times_ns / NS_PER_S,

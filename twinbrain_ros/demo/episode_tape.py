@@ -89,7 +89,7 @@ class EpisodeTape:
     def command(self, command: Command) -> None:
         """What the arm was told; the gripper's where it changes, as the controller node does."""
         robot, motion = self._robot, command.motion
-        arm = convert.motion_message(robot.arm_joints, motion, self._now_ns)
+        arm = convert.motion_message(robot.arm_joints, replace(motion, stamp_ns=self._now_ns))
         self._put(robot.topics.arm_trajectory, arm)
         if command.finger_m is not None and command.finger_m != self._finger_m:
             fingers = convert.trajectory_message([robot.gripper.joint], [0.0], [[command.finger_m]])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from trajectory_msgs.msg import JointTrajectory
 
-from twinbrain_ros.control.timing import PAST_S, lead_s, to_ns
+from twinbrain_ros.control.timing import leads_to_s, to_ns
 from twinbrain_ros.data.messages import from_time
 from twinbrain_ros.demo.client import EVENTS, LoopError
 from twinbrain_ros.evaluation.machine import machine_facts, package_versions
@@ -75,7 +75,7 @@ class CommandWatch:
     """
 
     def __init__(self, command_hz: float) -> None:
-        self._lead_ns = to_ns(PAST_S + lead_s(command_hz))
+        self._lead_ns = to_ns(leads_to_s(command_hz))
         self._heard: list[tuple[int, bool]] = []
         self._stretches: list[tuple[int, int]] = []
 

@@ -55,7 +55,7 @@ class TrajectoryOut:
 
     def send(self, command: Command) -> None:
         motion = command.motion
-        self._arm.publish(convert.motion_message(self._robot.arm_joints, motion, motion.stamp_ns))
+        self._arm.publish(convert.motion_message(self._robot.arm_joints, motion))
         self._gripper.send(command)
 
     def settle(self, positions: NDArray[np.float64]) -> None:

@@ -14,7 +14,6 @@ from sensor_msgs.msg import CompressedImage, Image
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from twinbrain_ros.control.modes import Intervention, ModeChange
-from twinbrain_ros.control.timing import PAST_S, to_ns
 from twinbrain_ros.control.verdict import Motion
 
 # The way back is needed without ROS too: bags are read with it.
@@ -148,18 +147,15 @@ def trajectory_message(
     return message
 
 
-def motion_message(names: Sequence[str], motion: Motion, stamp_ns: int) -> JointTrajectory:
-    """The committed way of the arm, as decided at `stamp_ns` on the ROS clock; it is stamped PAST_S earlier.
+def motion_message(names: Sequence[str], motion: Motion) -> JointTrajectory:
+    """The committed way of the arm, with its past.
 
     A ROS 2 trajectory controller forgets the trajectory before and begins each new one where the arm is
     measured, at rest, unless that trajectory says itself where the arm is to be now. So it begins with where
     the arm was to be a little before.
     """
-    times_s, positions, velocities = motion.with_past()
-    start_ns = stamp_ns - to_ns(PAST_S)
-    return trajectory_message(
-        names, (times_s + PAST_S).tolist(), positions.tolist(), velocities.tolist(), start_ns
-    )
+    start_ns, times_s, positions, velocities = motion.as_sent()
+    return trajectory_message(names, times_s.tolist(), positions.tolist(), velocities.tolist(), start_ns)
 
 
 def mode_message(state: ModeChange, stamp_ns: int) -> ControlMode:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from twinbrain_ros.control.timing import NS_PER_S, PAST_S, to_ns
+from twinbrain_ros.control.timing import NS_PER_S
 from twinbrain_ros.control.verdict import Motion
 from twinbrain_ros.sim.follower_kinds import DEFAULT, KINDS, FollowerKind
 from twinbrain_ros.sim.trajectory import JointTrajectoryFollower, TrajectoryError
@@ -40,8 +40,7 @@ class Arrival:
     @staticmethod
     def of(motion: Motion, time_ns: int) -> Arrival:
         """A command as it is sent, with its past, which reaches the driver at a time."""
-        times_s, positions, velocities = motion.with_past()
-        return Arrival(time_ns, motion.stamp_ns - to_ns(PAST_S), times_s + PAST_S, positions, velocities)
+        return Arrival(time_ns, *motion.as_sent())
 
     def hand_to(self, follower: JointTrajectoryFollower) -> None:
         """Lets a follower receive it.
