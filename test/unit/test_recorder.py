@@ -106,6 +106,18 @@ def test_what_was_said_once_and_still_holds_begins_every_episode(made: Any) -> N
         assert EpisodeInfo.from_json(open_bag(path).info).counts["/b"] == TopicCounts(1, 1, 0)
 
 
+def test_what_is_forgotten_is_in_no_episode_but_for_what_still_holds(made: Any) -> None:
+    recorder, _ = made()
+    recorder.take(A, 1, text("on the way"))
+    recorder.take(B, 2, text("the instruction"))
+    recorder.forget()
+    recorder.take(A, 3, text("there"))
+    path = recorder.start("e", EpisodeInfo(), 4)
+    recorder.stop(None, 5)
+    assert words_of(path) == ["there"] and words_of(path, "/b") == ["the instruction"]
+    assert recorder.state().queued_bytes == 0
+
+
 def test_gaps_in_a_publishers_counting_are_lost_messages(made: Any) -> None:
     recorder, _ = made()
     recorder.take(A, 1, text(""), b"one", 1)

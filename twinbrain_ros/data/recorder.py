@@ -147,12 +147,18 @@ class Recorder:
             self._queued_bytes -= len(oldest.data)
             self._queue.popleft()
 
-    def start(self, name: str, info: EpisodeInfo, now_ns: int) -> Path:
-        """Begins an episode; returns its bag.
+    def forget(self) -> None:
+        """What has come until now goes into no bag, but for what is latched and still holds."""
+        with self._lock:
+            if self._episode is None:
+                self._queue.clear()
+                self._queued_bytes = 0
+
+    def check(self, name: str) -> None:
+        """Whether an episode can begin now.
 
         Raises:
-            RecorderError: one is being recorded, the name is taken or no name, the disk is full, or the bag
-                cannot be made.
+            RecorderError: one is being recorded, the name is taken or no name, or the disk is full.
             OSError: the disk does not say how much of it is free.
         """
         if self._episode is not None:
@@ -167,6 +173,12 @@ class Recorder:
                 f"{self._directory}: {free / 2**20:.0f} MiB are free, expected at least "
                 f"{self._settings.min_free_bytes / 2**20:.0f}"
             )
+        if (path := self._directory / name).exists():
+            raise RecorderError(f"{path} exists already")
+
+    def start(self, name: str, info: EpisodeInfo, now_ns: int) -> Path:
+        """Begins an episode; returns its bag. Raises as `check` does, or if the bag cannot be made."""
+        self.check(name)
         info = dataclasses.replace(info, started_ns=now_ns)
         try:
             bag = BagWriter(self._directory / name, info.to_json())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from twinbrain_ros.data.frames import Look, NotReady
 from twinbrain_ros.nodes import convert
+from twinbrain_ros.nodes.answers import Answers
 from twinbrain_ros.nodes.policy_worker import JOIN_TIMEOUT_S
 from twinbrain_ros.text import sentence
 
@@ -54,7 +55,6 @@ class _Job:
     response: Any
     images: list[NDArray[np.uint8]]
     cancelled: threading.Event = field(default_factory=threading.Event)
-    header: Any = None  # says whom the answer is for
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,12 @@ class Asking:
         look: the newest images of the cameras named, or why there are none.
         on_answer: called from the answering thread when `take` has something to do; must be quick and
             thread-safe. It is not called once `close` has returned.
+
+    Attributes:
+        answers: of the service whose callback is `on_ask`; to be set before it is called.
     """
+
+    answers: Answers
 
     def __init__(
         self,
@@ -84,26 +89,9 @@ class Asking:
         self._look = look
         self._on_answer: Callable[[], None] | None = on_answer
         self._telling = threading.Lock()
-        self._send: Callable[[Any, Any], None]  # a response to where its header says
         self._job: _Job | None = None
         self._thread: threading.Thread | None = None
         self._outcomes: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
-
-    def hold_back(self, service: Any) -> None:
-        """Lets the answers of this service, whose callback is `on_ask`, be sent when they are there.
-
-        rclpy hands what a callback returns to `send_response`, with the header that says whom it is for. A
-        coroutine that waits instead would keep the executor from shutting down, and fail where the service
-        is gone before it.
-        """
-        self._send = service.send_response
-        service.send_response = self._send_or_keep
-
-    def _send_or_keep(self, response: Any, header: Any) -> None:
-        if self._job is not None and response is self._job.response:
-            self._job.header = header
-        else:
-            self._send(response, header)
 
     # In the thread that spins -----------------------------------------------------------------------
 
@@ -127,6 +115,7 @@ class Asking:
                 target=self._run, args=(self._generalist, self._job), name="generalist", daemon=True
             )
             self._thread.start()
+            self.answers.hold(response)
 
     def take(self) -> None:
         """Sends the answer that waits, if there is one."""
@@ -146,7 +135,7 @@ class Asking:
             expected = isinstance(outcome.error, ValueError)
             kind = "" if expected else f"{type(outcome.error).__name__}: "
             response.message = sentence(f"{kind}{outcome.error}")
-        self._send(response, job.header)
+        self.answers.send(response)
 
     def cancel(self, reason: str) -> None:
         """Ends the answer that is being given, if there is one, and tells the one who asked."""
@@ -155,7 +144,7 @@ class Asking:
             return
         job.cancelled.set()
         job.response.message = reason
-        self._send(job.response, job.header)
+        self.answers.send(job.response)
 
     def close(self, reason: str) -> bool:
         """Cancels, and waits for the thread; False if it did not end in time."""

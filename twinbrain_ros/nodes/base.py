@@ -19,6 +19,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import QoSProfile
 
 from twinbrain_ros.nodes import qos
+from twinbrain_ros.nodes.answers import Answers
 from twinbrain_ros.nodes.health import Health, Level
 from twinbrain_ros.nodes.parameters import COMMON, Declared, declare, refuse_while_configured
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
@@ -134,19 +135,20 @@ class TwinBrainNode(LifecycleNode):
         subscription = self.create_subscription(kind, topic, taken, profile)
         self._made.append((self.destroy_subscription, subscription))
 
-    def serve(self, kind: type, name: str, callback: Callable[[Any, Any], Any]) -> Any:
-        """A service that lasts until cleanup; its response type has `success` and `message`."""
+    def serve(self, kind: type, name: str, callback: Callable[[Any, Any], None]) -> Answers:
+        """A service that lasts until cleanup; its response type has `success` and `message`.
+
+        What it gives holds an answer back that the callback does not have yet.
+        """
+        guarded = self._guarded(callback)
 
         def answer(request: Any, response: Any) -> Any:
-            self._guarded(callback)(request, response)
-            if not response.success and not response.message:
-                response.message = "internal error, see /diagnostics"
-            response.message = sentence(response.message)
+            guarded(request, response)
             return response
 
         service: Any = self.create_service(kind, name, answer)
         self._made.append((self.destroy_service, service))
-        return service
+        return Answers(service)
 
     def keep(self, destroy: Callable[[Any], Any], made: Any) -> None:
         """Something else that lasts until cleanup, and how it is destroyed."""

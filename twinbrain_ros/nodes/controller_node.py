@@ -127,6 +127,7 @@ class ControllerNode(TwinBrainNode):
 
     def stop(self) -> None:
         self._hold("deactivated")
+        self._poses.close()
         # The process may end next: the arm must have heard the last command, which leads to rest.
         for _, publisher in self._made:
             if hasattr(publisher, "wait_for_all_acked"):

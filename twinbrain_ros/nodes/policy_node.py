@@ -111,7 +111,7 @@ class PolicyNode(TwinBrainNode):
         self._graph = GraphWatch(self, {robot.topics.action_chunk: "chunks"})
         self.subscribe(ChunkStatus, robot.topics.chunk_status, self._on_chunk_status, qos.STATUS)
         self._asking = Asking(self._make_generalist(policy), self._look, self._said.trigger)
-        self._asking.hold_back(self.serve(Ask, "ask", self._asking.on_ask))
+        self._asking.answers = self.serve(Ask, "ask", self._asking.on_ask)
         self._listen(robot)
 
     def _loaded(self, robot: RobotFile) -> Policy:

@@ -131,9 +131,7 @@ class PoseAction:
     def tick(self, now_ns: int) -> None:
         """To be called once a period of the controller's."""
         if self._over and (self._controller.driven or self._controller.settling(now_ns) is None):
-            over, self._over = self._over, []
-            for handle, end in over:
-                self._end(handle, end)
+            self.close()
         way = self._controller.on_the_way
         handle = self._goals.get(way.number) if way is not None else None
         if handle is None or abs(now_ns - self._told_ns) < to_ns(FEEDBACK_S):
@@ -142,6 +140,12 @@ class PoseAction:
         self._told_ns = now_ns
         towards, distance, left_s = way.progress(self._controller.clock.motion(now_ns))
         handle.publish_feedback(GoTo.Feedback(towards=towards, distance_rad=distance, time_left_s=left_s))
+
+    def close(self) -> None:
+        """Tells the end of ways that are over, without waiting for rest: nobody ticks any more."""
+        over, self._over = self._over, []
+        for handle, end in over:
+            self._end(handle, end)
 
     def _end(self, handle: Any, end: WayEnd) -> None:
         self._results[bytes(handle.goal_id.uuid)] = end

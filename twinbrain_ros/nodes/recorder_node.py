@@ -2,6 +2,7 @@
 
 In:  all topics of the contract (`data/contract.py`); services episode/start, episode/stop, episode/label,
      episode/discard.
+Asks: action go_to, where an episode is to begin in a pose.
 Out: episode, what it is doing; bags in the parameter `directory`.
 
 It keeps the last moment of everything, so that the observation that a first chunk was made from is in the bag
@@ -34,16 +35,18 @@ from twinbrain_ros.nodes.image_compression import FORMATS, ImageCompression
 from twinbrain_ros.nodes.parameters import Declared
 from twinbrain_ros.nodes.raw_topics import RawTopics, message_class
 from twinbrain_ros.nodes.recorder_instructions import EpisodeInstructions
-from twinbrain_ros.nodes.recorder_parameters import MIB, PARAMETERS
+from twinbrain_ros.nodes.recorder_parameters import MIB, PARAMETERS, extra_topics
+from twinbrain_ros.nodes.recorder_start import EpisodeStart
 from twinbrain_ros.nodes.runner import run_node
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.srv import LabelEpisode, StartEpisode
+from twinbrain_ros.srv import LabelEpisode
 from twinbrain_ros.text import sentence
 
 STATUS_S = 1.0
 AGAIN_S = 1.0  # so often it is tried to begin an episode that could not be begun
 ADAPT_S = 0.2
 PERSON = "person"
+DRIVES = (ControlMode.AUTONOMY, ControlMode.TELEOP)
 NICENESS = 10
 
 
@@ -61,6 +64,7 @@ class RecorderNode(TwinBrainNode):
         self._mode: ControlMode | None = None
         self._policy = ""
         self._owed = False  # whether an episode is to begin as soon as it can
+        self._driven = False  # whether somebody has driven since the episode began
         self._tried_s = 0.0
         self._was_recording = False
 
@@ -77,7 +81,7 @@ class RecorderNode(TwinBrainNode):
         if kind != FORMATS[0]:
             made = {topic.name for topic in topics if topic.type.endswith("/Image")}
             topics = [topic for topic in topics if topic.name.rpartition("/")[0] not in made]
-        topics += _extra(self.value("extra_topics"), namespace)
+        topics += extra_topics(self.value("extra_topics"), namespace)
         settings = RecorderSettings(
             queue_bytes=int(self.value("queue_mib")) * MIB,
             preroll_s=float(self.value("preroll_s")),
@@ -101,7 +105,7 @@ class RecorderNode(TwinBrainNode):
         self._robot_file, self._urdf = robot.path.read_text(encoding="utf-8"), robot.urdf()
         self._mode, self._policy = None, ""
         self._status_out = self.advertise(EpisodeStatus, "episode", qos.LATCHED)
-        self.serve(StartEpisode, "episode/start", self._on_start)
+        self._start = EpisodeStart(self, self._check, self._begin_episode)
         self.serve(Trigger, "episode/stop", self._on_stop)
         self.serve(Trigger, "episode/discard", self._on_discard)
         self.serve(LabelEpisode, "episode/label", self._on_label)
@@ -117,6 +121,7 @@ class RecorderNode(TwinBrainNode):
         self._follow()
 
     def stop(self) -> None:
+        self._start.cancel("the recorder was deactivated")
         if self._recorder is not None and self._recorder.state().recording:
             self._try_to_end("the node was deactivated", wait=True)
 
@@ -176,10 +181,12 @@ class RecorderNode(TwinBrainNode):
         recording = state.recording and not state.closing
         if mode.mode == ControlMode.AUTONOMY and not recording:
             self._try_to_begin()
-        elif mode.mode not in (ControlMode.AUTONOMY, ControlMode.TELEOP):
+        elif mode.mode in DRIVES:
+            self._driven = True
+        else:
             self._owed = False
             self.health.clear("episode")
-            if recording:
+            if recording and self._driven:
                 self._try_to_end(sentence(f"nobody drives: {mode.reason}"), wait=False)
 
     def _try_to_begin(self) -> None:
@@ -202,21 +209,33 @@ class RecorderNode(TwinBrainNode):
 
     # Episodes ---------------------------------------------------------------------------------------
 
-    def _begin_episode(self, name: str, info: EpisodeInfo) -> Path:
+    def _check(self, name: str) -> None:
+        """Whether an episode can begin; raises ValueError or OSError if not."""
+        if self._recorder is None or self.phase != "active":
+            raise RecorderError(f"the recorder is {self.phase}, expected active")
+        self._recorder.check(name or self._name())
+
+    def _begin_episode(self, name: str, info: EpisodeInfo, anew: bool = False) -> Path:
         assert self._recorder is not None and self.robot is not None
-        now = datetime.now(timezone.utc)
-        arm = self.get_namespace().strip("/").replace("/", "_") or self.robot.name
-        name = name or f"{arm}_{now:%Y-%m-%d_%H-%M-%S}_{now.microsecond // 1000:03d}"
+        if anew:
+            self._recorder.forget()
         self._instructions.begin()
-        path = self._recorder.start(name, self._known(info), self.now_ns())
+        path = self._recorder.start(name or self._name(), self._known(info), self.now_ns())
         # From here on: an episode may break off before the recorder is looked at again.
         self._begun, self._owed, self._was_recording = info, False, True
+        self._driven = self._mode is not None and self._mode.mode in DRIVES
         self.health.clear("episode")
         self.health.clear("recording")
         self.health.count("episodes")
         self.get_logger().info(f"recording {path}")
         self._tell()
         return path
+
+    def _name(self) -> str:
+        assert self.robot is not None
+        now = datetime.now(timezone.utc)
+        arm = self.get_namespace().strip("/").replace("/", "_") or self.robot.name
+        return f"{arm}_{now:%Y-%m-%d_%H-%M-%S}_{now.microsecond // 1000:03d}"
 
     def _end_episode(self, why: str, wait: bool = True) -> Path:
         assert self._recorder is not None
@@ -243,20 +262,15 @@ class RecorderNode(TwinBrainNode):
 
     # Services ---------------------------------------------------------------------------------------
 
-    def _on_start(self, request: StartEpisode.Request, response: StartEpisode.Response) -> None:
-        seed = int(request.seed) if request.seed >= 0 else None
-        info = EpisodeInfo(task=request.task, seed=seed, note=request.note)
-        self._serve(response, lambda: self._begin_episode(request.name, info))
-        if response.success:
-            response.bag, response.message = response.message, ""
-
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> None:
         self._owed = False
-        self._serve(response, lambda: self._end_episode("stopped"))
+        self._serve(response, lambda: self._start.cancel("stopped") or self._end_episode("stopped"))
 
     def _on_discard(self, request: Trigger.Request, response: Trigger.Response) -> None:
-        def discard() -> Path:
+        def discard() -> Path | str:
             assert self._recorder is not None
+            if cancelled := self._start.cancel("discarded"):
+                return cancelled
             self._owed = self._was_recording = False
             return self._recorder.discard(self.now_ns())
 
@@ -290,6 +304,7 @@ class RecorderNode(TwinBrainNode):
     def _adapt(self) -> None:
         if self._raw is None or self._recorder is None or self.robot is None:
             return
+        self._start.look()
         self._raw.adapt()
         policy = self.count_publishers(self.robot.topics.instruction_in_force) > 0
         listens = self._instructions.listens(policy, time.monotonic())
@@ -336,19 +351,11 @@ class RecorderNode(TwinBrainNode):
         self.health.set("messages_lost", sum(entry.lost for entry in counts))
 
     def condition(self) -> str:
-        recording = self._recorder is not None and self._recorder.state().recording
-        return f"{self.phase}, recording" if recording else self.phase
-
-
-def _extra(text: str, namespace: str) -> list[Topic]:
-    """Topics from a parameter; raises ValueError for what is not `name type`."""
-    topics = []
-    for entry in filter(None, (part.strip() for part in text.split(","))):
-        words = entry.split()
-        if len(words) != 2:
-            raise ValueError(f"extra_topics: found {entry!r}, expected `name type`")
-        topics.append(Topic(in_namespace(namespace, words[0]), words[1]))
-    return topics
+        if self._recorder is None:
+            return self.phase
+        if self._start.pose:
+            return f"{self.phase}, on the way to {self._start.pose!r}, where an episode begins"
+        return f"{self.phase}, recording" if self._recorder.state().recording else self.phase
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twinbrain_ros.data.contract import Topic, in_namespace
 from twinbrain_ros.data.recorder import RecorderSettings
 from twinbrain_ros.nodes.image_compression import FORMATS
 from twinbrain_ros.nodes.parameters import Declared
@@ -62,3 +63,14 @@ PARAMETERS: tuple[Declared, ...] = (
         upper=10**6,
     ),
 )
+
+
+def extra_topics(text: str, namespace: str) -> list[Topic]:
+    """Topics of the parameter extra_topics, in a namespace; raises ValueError for what is not `name type`."""
+    topics = []
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        words = entry.split()
+        if len(words) != 2:
+            raise ValueError(f"extra_topics: found {entry!r}, expected `name type`")
+        topics.append(Topic(in_namespace(namespace, words[0]), words[1]))
+    return topics
