@@ -16,8 +16,18 @@ import numpy as np
 from twinbrain_ros.control.governor import Governor
 from twinbrain_ros.control.left import MOVED_RAD, LeftArm
 from twinbrain_ros.control.motion import Array
-from twinbrain_ros.control.plausible import AGREE_RAD, SILENT_S, Doubt, JointBounds, Reading, Series
+from twinbrain_ros.control.plausible import (
+    AGREE_RAD,
+    SILENT_S,
+    Doubt,
+    Indices,
+    JointBounds,
+    Reading,
+    Series,
+    to_and_fro,
+)
 from twinbrain_ros.control.timing import NS_PER_S, to_ns
+from twinbrain_ros.control.turns import Turns
 from twinbrain_ros.control.watchdogs import WatchdogSettings
 from twinbrain_ros.robot.joint_part import JointPart, listed
 from twinbrain_ros.robot.robot_file import RobotFile
@@ -46,6 +56,7 @@ STILL_RAD = 0.005
 FORGET_DELAY = 1000
 ASTRAY_STEP_S = 0.1  # of the time astray, most between two looks
 _NEVER_NS = -(2**61)
+_KEPT_NS = to_ns(KEPT_S)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +87,7 @@ class JointsWatch:
     ) -> None:  # fmt: skip
         self._names, self._gripper = robot.arm_joints, robot.gripper
         self._bounds = JointBounds.of(robot)
-        self._doubt = Doubt()
+        self._doubt, self._turns = Doubt(), Turns(self._bounds.acceleration)
         self.publishers: Callable[[], str] = str
         self.newest: Joints | None = None
         self.repeated = 0
@@ -86,7 +97,7 @@ class JointsWatch:
         self._arrived_ns = np.full(count, _NEVER_NS, dtype=np.int64)
         self._readings: deque[Reading] = deque()  # believed or not
         self._line: deque[Reading] = deque()  # the believed ones
-        self._indices: dict[tuple[int, ...], np.ndarray] = {}
+        self._indices: dict[tuple[int, ...], tuple[list[int], Indices]] = {}  # of the arm, by part
         self._ros_time, self._delay_ns = ros_time, 2**61
         self._pairs: dict[tuple[int, ...], tuple[Reading, ...]] = {}  # the last two of each part
         self._fingers: deque[float] = deque(maxlen=FINGERS_KEPT)
@@ -107,17 +118,21 @@ class JointsWatch:
     def add(self, part: JointPart, arrived_ns: int) -> None:
         """Takes in what a message says, if it is possible."""
         count = len(self._names)
-        arm = [i for i in part.indices if i < count]
-        if arm and not self._add_arm(arm, part, arrived_ns):
+        known = self._indices.get(part.indices)
+        if known is None:
+            arm = [i for i in part.indices if i < count]
+            known = self._indices[part.indices] = arm, np.array(arm, np.int64)
+        arm, index = known
+        if arm and not self._add_arm(arm, index, part, arrived_ns):
             return
         if part.indices[-1] == count:
             self._add_finger(part.stamp_ns, float(part.positions[-1]))
         if arm or self.newest is not None:
             self._renew()
 
-    def _add_arm(self, arm: list[int], part: JointPart, arrived_ns: int) -> bool:
+    def _add_arm(self, arm: list[int], index: Indices, part: JointPart, arrived_ns: int) -> bool:
         """False if the message is to be left out."""
-        index, q = self._indices.setdefault(part.indices, np.array(arm)), part.positions[: len(arm)]
+        q = part.positions[: len(arm)]
         reading = Reading(part.stamp_ns, arrived_ns, index, q)
         fresh = look = self._stamps_ns[index] < part.stamp_ns
         if not fresh.all():
@@ -144,14 +159,13 @@ class JointsWatch:
         if problem:
             self.refuse(problem, arrived_ns)
             return False
-        key = part.indices
-        before = self._pairs.get(key, ())
-        zigzag = self._bounds.zigzag(before, reading, self._names)
-        if zigzag:
-            self._contradicted(zigzag, arrived_ns)
+        turned = self._turns.add(arm, q.tolist(), part.stamp_ns, arrived_ns) if fresh.all() else None
+        if turned is not None:
+            joint, three, within_s = turned
+            self._contradicted(to_and_fro(self._names[joint], three, within_s), arrived_ns)
         else:
             self._doubt.good(arrived_ns)
-        self._pairs[key] = (*before[-1:], reading)
+        self._pairs[part.indices] = (*self._pairs.get(part.indices, ())[-1:], reading)
         if fresh.any():
             self._keep(self._line, reading)
             self._take(reading, fresh)
@@ -214,7 +228,7 @@ class JointsWatch:
     @staticmethod
     def _keep(readings: deque[Reading], reading: Reading) -> None:
         readings.append(reading)
-        while readings[0].arrived_ns < reading.arrived_ns - to_ns(KEPT_S):
+        while readings[0].arrived_ns < reading.arrived_ns - _KEPT_NS:
             readings.popleft()
 
     def refuse(self, reason: str, arrived_ns: int) -> None:

@@ -21,11 +21,10 @@ AGREE_RAD = 0.02
 LATER_S = 0.03
 # Commands arrive early or late by so much [s]: an arm in motion seems to go to and fro by as much of its way.
 JITTER_S = 0.05
-# The middle of three readings may be this far from the line through the others: more is not motion [rad].
-ZIGZAG_RAD = 0.04
 # So many impossible readings within this time [s] are no accident; nor are two without many good ones.
 RUN, RUN_S = 3, 0.4
 PAIR_S, GOOD_FOR_ONE = 0.2, 2
+_RUN_NS, _PAIR_NS = to_ns(RUN_S), to_ns(PAIR_S)
 TURN_RAD = 0.2
 # A driver that has been silent for longer [s] may have been started again, and hold the arm somewhere else.
 SILENT_S = 0.25
@@ -126,23 +125,6 @@ class JointBounds:
                 )
         return ""
 
-    def zigzag(self, before: Sequence[Reading], reading: Reading, names: Sequence[str]) -> str:
-        """Which joint went to and fro as none can, over three readings of a part; empty if none did."""
-        if len(before) < 2:
-            return ""
-        first, middle = before
-        t0, t1, t2 = first.stamp_ns, middle.stamp_ns, reading.stamp_ns
-        if not t0 < t1 < t2:
-            return ""
-        beside = np.abs(middle.q - (first.q + (t1 - t0) / (t2 - t0) * (reading.q - first.q)))
-        gap_s = max(t1 - t0, t2 - t1) / NS_PER_S
-        allowed = ZIGZAG_RAD + self.acceleration[reading.index] * gap_s**2 + self.jitter(first, reading)
-        worst = int((beside - allowed).argmax())
-        if beside[worst] <= allowed[worst]:
-            return ""
-        three = [float(one.q[worst]) for one in (first, middle, reading)]
-        return _to_and_fro(names[reading.index[worst]], three, (t2 - t0) / NS_PER_S)
-
     def disagreement(
         self, joint: int, names: Sequence[str], stamps_ns: Indices, arrived_ns: Indices, q: Array
     ) -> str:
@@ -164,7 +146,7 @@ class JointBounds:
         allowed = AGREE_RAD + self.acceleration[joint] * np.maximum(gaps_s[:-1], gaps_s[1:]) ** 2
         at = int((beside - allowed).argmax())
         if beside[at] > allowed[at]:
-            return _to_and_fro(name, q[at : at + 3].tolist(), float(gaps_s[at] + gaps_s[at + 1]))
+            return to_and_fro(name, q[at : at + 3].tolist(), float(gaps_s[at] + gaps_s[at + 1]))
         # What follows the newest is not known: it has to go on as those before it.
         ahead = q[-2] + min(gaps_s[-1] / gaps_s[-2], 2.0) * (q[-2] - q[-3])
         if abs(q[-1] - q[-2]) > AGREE_RAD < abs(q[-1] - ahead):
@@ -172,7 +154,8 @@ class JointBounds:
         return ""
 
 
-def _to_and_fro(name: str, three: Sequence[float], within_s: float) -> str:
+def to_and_fro(name: str, three: Sequence[float], within_s: float) -> str:
+    """Where a joint was that went to and fro as none can."""
     first, middle, last = three
     return f"joint {name!r} is at {first:.3f}, {middle:.3f} and {last:.3f} rad within {within_s:.3f} s"
 
@@ -283,9 +266,9 @@ class Doubt:
         return self.newest if self._bad and self._bad[-1] >= now_ns - to_ns(within_s) else ""
 
     def _forget(self, now_ns: int) -> None:
-        while self._good and self._good[0] < now_ns - to_ns(PAIR_S):
+        while self._good and self._good[0] < now_ns - _PAIR_NS:
             self._good.popleft()
-        while self._bad and self._bad[0] < now_ns - to_ns(RUN_S):
+        while self._bad and self._bad[0] < now_ns - _RUN_NS:
             self._bad.popleft()
         if not self._bad:
             self.reason = ""
