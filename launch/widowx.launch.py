@@ -9,9 +9,8 @@ ros2 launch twinbrain_ros widowx.launch.py use_arm:=xs use_camera:=realsense rob
 | use_camera:=realsense | one driver for each camera | realsense2_camera |
 | use_camera:=usb_cam | one driver for each camera | usb_cam |
 
-With ros2_control there is no autonomy: Interbotix' hardware interface does not measure the finger (NaN), and
-the policy has no gripper opening to act on. Poses and driving by hand go all the same; for autonomy take
-use_arm:=xs.
+With ros2_control Interbotix' hardware interface does not measure the finger (NaN), and the policy has no
+gripper opening to act on. For autonomy take use_arm:=xs, or a robot file with `gripper.state: commanded`.
 
 Arguments of the drivers' own launch files are taken too, once these are asked for: initial_reset:=true.
 
@@ -166,7 +165,7 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="none",
                 choices=["none", "ros2_control", "xs"],
                 description="Driver of the arm to start; none where it runs already. "
-                "ros2_control: without autonomy, as it does not measure the finger.",
+                "ros2_control does not measure the finger: autonomy needs a robot file that says so.",
             ),
             DeclareLaunchArgument(
                 "use_camera",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from controller_manager_msgs.srv import ListControllers
 from controller_rig import ControllerRig
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from robot_files import commanded_gripper
 from sensor_msgs.msg import CompressedImage, JointState
 from stand_in_drivers import ControllerManager
 from trajectory_msgs.msg import JointTrajectory
@@ -91,6 +93,19 @@ def test_topics_are_those_that_the_nodes_use(bench: Any, robot: RobotFile, tmp_p
     assert joints.status == "ok" and "/hand/joint_states at" in joints.found, joints
     assert (camera.status, camera.found) == ("ok", f"/{image} from /bench")
     assert checks["arm's controller"].mend.endswith("-c /cell/manager")
+
+
+def test_of_a_gripper_that_is_not_measured_it_says_what_it_was_told(bench: Any, tmp_path: Path) -> None:
+    commanded = commanded_gripper(tmp_path)
+    rig = ControllerRig(bench, commanded, finger_m=math.nan)
+    checks = looked_at(bench, commanded)
+    assert checks["joint states"].status == "ok"
+    found = checks["gripper's position"]
+    assert found.status == "warn" and found.found.endswith("go_to home first")
+    assert rig.trigger("go_home").success
+    found = looked_at(bench, commanded)["gripper's position"]
+    assert found.status == "ok"
+    assert found.found.startswith("as commanded, /commanded_joint_states from /controller_node at ")
 
 
 def test_without_a_graph_it_says_what_is_missing(bench: Any, robot: RobotFile) -> None:

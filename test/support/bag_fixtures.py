@@ -80,6 +80,19 @@ def still(robot: RobotFile, seconds: float = 0.0, sequence: int = 0) -> NDArray[
     return data
 
 
+def commanded_states(
+    robot: RobotFile, seconds: float, opening: Callable[[float], float]
+) -> list[tuple[str, int, Any]]:
+    """What the controller says of a gripper that no driver measures, for `more` of a bag."""
+    found = []
+    for after_ns in range(0, round(seconds * NS_PER_S), COMMAND_NS):
+        finger_m = robot.gripper.finger(opening(after_ns / NS_PER_S))
+        message = JointState(name=[robot.gripper.joint], position=[finger_m])
+        message.header.stamp = to_time(START_NS + after_ns)
+        found.append((robot.topics.commanded_joint_states, START_NS + after_ns + ON_THE_WAY_NS, message))
+    return found
+
+
 def make_bag(
     path: Path,
     robot: RobotFile,

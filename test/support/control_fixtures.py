@@ -18,6 +18,7 @@ from twinbrain_ros.control.timing import to_ns
 from twinbrain_ros.control.verdict import Command, Judged, Outcome
 from twinbrain_ros.control.watchdogs import PolicyBeat
 from twinbrain_ros.robot.chunk import ActionChunk
+from twinbrain_ros.robot.joint_part import JointPart
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.sim.trajectory import JointTrajectoryFollower
 
@@ -89,7 +90,15 @@ class Drive:
         self.happenings: list[Happening] = []
         # It has stood there for as long as the controller wants to have seen it.
         for ago_ns in range(to_ns(SETTLE_S), -1, -TICK):
-            self.controller.add_joints(T0 - ago_ns, start, self.robot.gripper.open_m)
+            self._measure(T0 - ago_ns, start)
+
+    def _measure(self, stamp_ns: int, q: Array, arrived_ns: int | None = None) -> None:
+        gripper = self.robot.gripper
+        if not gripper.commanded:
+            self.controller.add_joints(stamp_ns, q, gripper.open_m, arrived_ns)
+            return
+        part = JointPart(stamp_ns, tuple(range(len(q))), q)
+        self.controller.add_part(part, arrived_ns or self.controller.clock.motion(stamp_ns))
 
     @property
     def mode(self) -> Mode:
@@ -136,7 +145,7 @@ class Drive:
         self.hands(self.now)
         measured = self.reads(self.now)
         if measured is not None:
-            self.controller.add_joints(self.now, measured, self.robot.gripper.open_m, self.steady)
+            self._measure(self.now, measured, self.steady)
         if self.beat is not None:
             self.controller.add_beat(self.beat, self.steady)
         self.path.append(self.q)

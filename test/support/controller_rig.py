@@ -47,10 +47,12 @@ class ControllerRig:
         sim_clock: bool = False,
         arm_type: type = JointTrajectory,
         gripper_type: type = JointTrajectory,
+        finger_m: float | None = None,
         **parameters: Any,
     ) -> None:
         """node: whether to make one; prefix: of the command topics; sim_clock: the test plays /clock;
-        arm_type, gripper_type: of the commands."""
+        arm_type, gripper_type: of the commands; finger_m: what the joint states say of it, None: open."""
+        self.finger_m = robot.gripper.open_m if finger_m is None else finger_m
         self.jump_ns = 0  # by how much that clock has jumped
         self.clock = bench.node.create_publisher(Clock, "/clock", qos.SENSOR_OUT) if sim_clock else None
         if sim_clock:
@@ -139,7 +141,7 @@ class ControllerRig:
         robot, now_ns = self.robot, self.now_ns()
         arm = self.follower.set_point if self.reads is None else self.reads
         message = JointState(
-            name=[*robot.arm_joints, robot.gripper.joint], position=[*arm.tolist(), robot.gripper.open_m]
+            name=[*robot.arm_joints, robot.gripper.joint], position=[*arm.tolist(), self.finger_m]
         )
         message.header.stamp = convert.to_time(now_ns)
         for field, value in changes.items():

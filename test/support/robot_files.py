@@ -26,3 +26,9 @@ def changed_robot(directory: Path, like: str, change: Callable[[dict[str, Any]],
     path = directory / "changed.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return load_robot(path)
+
+
+def commanded_gripper(directory: Path, home_m: float = 0.03) -> RobotFile:
+    """The WidowX with a gripper that no driver measures; home_m: of its pose home [m]."""
+    keys = {"state": "commanded", "home": [home_m]}
+    return changed_robot(directory, "wx250s", lambda file: file["gripper"].update(keys))

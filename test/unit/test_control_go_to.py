@@ -124,6 +124,33 @@ def test_the_gripper_moves_only_where_the_pose_says_so() -> None:
     assert {command.finger_m for command in drive.run(0.2)} == {0.02}
 
 
+def test_the_gripper_is_told_even_if_the_arm_is_there_before_the_first_tick() -> None:
+    """As when go_to home is to make known where a gripper is that no driver measures."""
+    robot = _with_poses(Pose("here", ROBOT.home, finger_m=0.02))
+    drive = Drive(robot=robot)
+    go(drive, "here")
+    assert drive.controller.told_m is None
+    command = drive.tick(60_000_000, 60_000_000)  # a tick that comes late
+    assert command is not None and command.finger_m == drive.controller.told_m == 0.02
+    assert run_until_over(drive, 0.1).success
+
+
+def test_autonomy_waits_until_a_commanded_gripper_was_told_something() -> None:
+    robot = dataclasses.replace(
+        _with_poses(Pose("open", ROBOT.home, finger_m=0.03)),
+        gripper=dataclasses.replace(ROBOT.gripper, commanded=True),
+    )
+    drive = Drive(robot=robot)
+    with pytest.raises(ModeError, match=r"'left_finger', which is not measured .* go_to home first"):
+        drive.set_mode(Mode.AUTONOMY)
+    drive.set_mode(Mode.TELEOP)
+    drive.set_mode(Mode.HOLD)
+    go(drive, "open")
+    assert run_until_over(drive).success
+    drive.set_mode(Mode.AUTONOMY)
+    assert drive.controller.finger_problem(drive.now) == ""
+
+
 def test_progress_counts_down_to_nothing() -> None:
     drive = Drive(q=SLEEP)
     go(drive, speed=0.3)

@@ -12,8 +12,8 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from bag_fixtures import INSTRUCTION, START_NS, make_bag, swing
-from robot_files import changed_robot
+from bag_fixtures import INSTRUCTION, START_NS, commanded_states, make_bag, swing
+from robot_files import changed_robot, commanded_gripper
 
 from twinbrain_ros.brain.config import CameraInput
 from twinbrain_ros.cli import main
@@ -93,6 +93,18 @@ def test_actions_tell_what_the_gripper_was_told_whatever_drives_it(
     convert([bag.path], tmp_path / "out", ALL)
     openings = table(tmp_path / "out")["action"][:, -1]
     assert set(openings.tolist()) == {0.0, 1.0} and openings[0] == 1.0 and openings[-1] == 0.0
+
+
+def test_the_state_of_a_commanded_gripper_is_what_it_was_told(tmp_path: Path) -> None:
+    robot = commanded_gripper(tmp_path)
+    told = lambda at_s: float(at_s < 1.0)  # noqa: E731
+    more = commanded_states(robot, 2.0, told)
+    bag = make_bag(tmp_path / "bag", robot, 2.0, opening=lambda at_s: 0.5, told=told, more=more)
+    (part,) = convert([bag.path], tmp_path / "out", ALL)
+    rows = table(tmp_path / "out")
+    openings = rows["observation.state"][:, -1]
+    assert set(openings.tolist()) == {0.0, 1.0} == set(rows["action"][:, -1].tolist())
+    assert openings[0] == 1.0 and openings[-1] == 0.0 and part.counts.ticks == len(openings)
 
 
 def test_pictures_of_the_video_are_those_of_the_bag(tmp_path: Path, robot: RobotFile) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ def test_a_gripper_that_is_not_measured_takes_nothing_from_the_arm() -> None:
     found = part_from_names(T0, NAMES, [*ROBOT.home, math.nan], ROBOT)
     assert found is not None and found.indices == tuple(range(6))
     assert part_from_names(T0, ["left_finger"], [math.nan], ROBOT) is None
+
+
+def test_of_a_commanded_gripper_only_its_own_topic_tells() -> None:
+    robot = replace(ROBOT, gripper=replace(ROBOT.gripper, commanded=True))
+    for finger_m in (math.nan, 0.03):
+        driver = part_from_names(T0, NAMES, [*ROBOT.home, finger_m], robot)
+        assert driver is not None and driver.indices == tuple(range(6))
+    assert part_from_names(T0, ["left_finger"], [0.03], robot) is None
+    told = part_from_names(T0, NAMES, WHOLE, robot, commanded=True)
+    assert told is not None and (told.indices, told.positions.tolist()) == ((6,), [0.03])
+    assert part_from_names(T0, NAMES[:6], ROBOT.home, robot, commanded=True) is None
 
 
 def test_lengths_that_differ_are_refused() -> None:

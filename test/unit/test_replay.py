@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bag_fixtures import INSTRUCTION, NS_PER_S, POLICY, START_NS, make_bag, still, swing
+from bag_fixtures import INSTRUCTION, NS_PER_S, POLICY, START_NS, commanded_states, make_bag, still, swing
 from numpy.typing import NDArray
-from robot_files import changed_robot
+from robot_files import changed_robot, commanded_gripper
 
 from twinbrain_ros.brain.config import CheckpointMismatch
 from twinbrain_ros.brain.policy import TwinBrainPolicy
@@ -25,6 +25,7 @@ from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.control.realtime import RealTimeGuide
 from twinbrain_ros.data.bag import open_bag
 from twinbrain_ros.data.recorded import RecordedFrames
+from twinbrain_ros.evaluation.bag_figures import figures_of
 from twinbrain_ros.evaluation.replay import Replay, Thinned, replay
 from twinbrain_ros.evaluation.replay_picture import write_picture
 from twinbrain_ros.evaluation.replay_table import replay_table
@@ -256,6 +257,18 @@ def test_what_the_gripper_was_told_counts_not_how_thick_what_it_holds_is(
     measured = run(tmp_path / "b", robot, policy).done["autonomy"]
     assert measured.gripper_agreement() == 0.0
     assert measured.overall()[0][-1] == pytest.approx(0.63)
+
+
+def test_of_a_gripper_that_is_not_measured_what_it_was_told_stands_for_it(tmp_path: Path) -> None:
+    robot = commanded_gripper(tmp_path)
+    told = commanded_states(robot, 3.0, lambda at_s: 0.63)
+    silent = [robot.topics.gripper_trajectory]
+    make_bag(tmp_path / "a", robot, opening=lambda at_s: 0.2, leave_out=silent, more=told)
+    result = run(tmp_path / "a", robot, staying(robot, 0, 0, 0, 0, 0, 0, -1.0))
+    assert not result.problems
+    assert result.done["autonomy"].overall()[0][-1] == pytest.approx(0.63)
+    motion = figures_of(tmp_path / "a").motion
+    assert motion is not None and motion.opening == pytest.approx(0.63)
 
 
 @pytest.mark.parametrize("interface", ["gripper_action", "position", "xs_joint_single"])

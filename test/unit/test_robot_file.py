@@ -192,3 +192,65 @@ def test_an_optional_key_may_be_left_out_and_is_offered_to_one_who_misspells_it(
         StrictMapping({"a": 1, "mor": 2}, "file", ("a",), optional=("more",))
     with pytest.raises(ValueError, match="file: missing key 'a': expected the keys a; optional: more"):
         StrictMapping({"more": 2}, "file", ("a",), optional=("more",))
+
+
+# A gripper that no driver measures -------------------------------------------------------------------
+
+
+def _commanded(document: dict[str, Any]) -> None:
+    document["gripper"].update(state="commanded", home=[0.03])
+
+
+def test_a_gripper_is_measured_unless_the_file_says_that_it_is_commanded(edited: Callable[..., Path]) -> None:
+    shipped = shared_robot()
+    assert not shipped.gripper.commanded and shipped.topics.all_joint_states == ("joint_states",)
+    assert shipped.poses["home"].finger_m is None
+    robot = load_robot(edited(_commanded))
+    assert robot.gripper.commanded and robot.poses["home"].finger_m == 0.03
+    assert robot.topics.measured_joint_states == ("joint_states",)
+    assert robot.topics.all_joint_states == ("joint_states", "commanded_joint_states")
+
+
+def test_a_measured_gripper_may_have_a_home_too(edited: Callable[..., Path]) -> None:
+    robot = load_robot(edited(lambda document: document["gripper"].update(state="measured", home=[0.02])))
+    assert not robot.gripper.commanded and robot.poses["home"].finger_m == 0.02
+
+
+def test_what_is_commanded_may_be_told_elsewhere(edited: Callable[..., Path]) -> None:
+    def change(document: dict[str, Any]) -> None:
+        _commanded(document)
+        document["topics"]["commanded_joint_states"] = "gripper/joint_states"
+
+    assert load_robot(edited(change)).topics.all_joint_states == ("joint_states", "gripper/joint_states")
+
+
+@pytest.mark.parametrize(
+    ("gripper", "topics", "said"),
+    [
+        ({"state": "guessed"}, {}, "'gripper.state' is 'guessed', expected one of measured, commanded"),
+        ({"state": "commanded"}, {}, "missing key 'gripper.home': expected a position [m], as with state"),
+        ({"home": [0.5]}, {}, "'gripper.home' is [0.5], expected within [0.015, 0.037]"),
+        ({"home": 0.02}, {}, "'gripper.home' is 0.02, expected a list of 1 finite numbers"),
+        (
+            {"state": "commanded", "home": [0.03]},
+            {"commanded_joint_states": "joint_states"},
+            "'topics.commanded_joint_states' is 'joint_states', expected a topic other than those of",
+        ),
+        (
+            {},
+            {"commanded_joint_states": "hand"},
+            "'topics.commanded_joint_states' is 'hand', expected no such key unless gripper.state is",
+        ),
+    ],
+)
+def test_a_state_that_cannot_be_is_refused(
+    edited: Callable[..., Path], gripper: dict[str, Any], topics: dict[str, Any], said: str
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["gripper"].update(gripper)
+        document["topics"].update(topics)
+
+    path = edited(change)
+    with pytest.raises(RobotFileError) as refused:
+        load_robot(path)
+    assert str(refused.value).startswith(f"{path}: ") and said in str(refused.value)

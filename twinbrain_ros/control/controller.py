@@ -30,11 +30,12 @@ from twinbrain_ros.control.teleop import Inputs, TeleopDrive
 from twinbrain_ros.control.verdict import Command, Judged, Outcome, Verdict
 from twinbrain_ros.control.watchdogs import ClockWatch, PolicyBeat, PolicyWatch
 from twinbrain_ros.robot.chunk import ActionChunk
-from twinbrain_ros.robot.joint_part import JointPart
+from twinbrain_ros.robot.joint_part import JointPart, never_told
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.poses import Pose, pose_of
 from twinbrain_ros.robot.robot_file import RobotFile
 
+FINGER_OLD_S = 1.0
 Happening = Judged | ModeChange | Intervention | WayEnd
 
 
@@ -52,6 +53,7 @@ class ArmController:
         ros_time: motion is by the ROS clock, as in a simulation.
 
     Attributes:
+        told_m: where the gripper was told to be last [m]; None: it was told nothing yet.
         governor, joints, inputs: their times are those of motion; `clock` knows how these differ from stamps.
     """
 
@@ -78,7 +80,8 @@ class ArmController:
         self._drive: TeleopDrive | None = None
         self._go_to: GoTo | None = None
         self._interventions = Interventions()
-        self._finger_m: float | None = None  # as commanded last
+        self._finger_m: float | None = None  # to be commanded
+        self.told_m: float | None = None
         self._kept_from = ""  # why an input that would take over cannot
         self.barred = Barred()
         self._ways = 0
@@ -177,6 +180,15 @@ class ArmController:
     def joints_problem(self, now_ns: int) -> str:
         """Why the measured joints cannot be relied on now; empty if they can."""
         return self.joints.problem(self.clock.motion(now_ns), self.settings.watchdogs.joints_timeout_s)
+
+    def finger_problem(self, now_ns: int) -> str:
+        """Why it is not known where the gripper is; empty if it is."""
+        if not self._robot.gripper.commanded:
+            return self.joints.finger_problem(self.clock.motion(now_ns), FINGER_OLD_S)
+        # In lock-step with a simulator it is measured all the same.
+        newest = self.joints.newest
+        known = self.told_m is not None or (newest is not None and newest.finger_m is not None)
+        return "" if known else never_told(self._robot)
 
     def add_beat(self, beat: PolicyBeat, steady_ns: int) -> None:
         """Takes in what the policy says of itself."""
@@ -293,6 +305,8 @@ class ArmController:
     def _kept_still(self, mode: Mode, now_ns: int, steady_ns: int) -> str:
         """Why the arm cannot be driven now, by what holds it still or is measured; empty if it can."""
         problem = self.still or self.barred.reason(mode) or self.joints_problem(now_ns)
+        if mode is Mode.AUTONOMY and self._robot.gripper.commanded:
+            problem = problem or self.finger_problem(now_ns)
         if problem or self.mode is not Mode.HOLD:
             return problem
         problem = self.joints.unsettled(steady_ns)
@@ -353,6 +367,7 @@ class ArmController:
         first_of = None
         if self.mode is Mode.AUTONOMY:
             self._finger_m, first_of = self._executor.commanded(at_ns + self.governor.lead_ns)
+        self.told_m = self._finger_m
         return Command(replace(motion, stamp_ns=self.clock.stamp(at_ns)), self._finger_m, first_of)
 
     def settling(self, now_ns: int) -> NDArray[np.float64] | None:
@@ -397,8 +412,8 @@ class ArmController:
 
     def _arrive(self, now_ns: int, steady_ns: int) -> None:
         """Ends a way to a pose that is over."""
-        if self._go_to is None:
-            return
+        if self._go_to is None or self._go_to.goal.finger_m not in (None, self.told_m):
+            return  # a tick that comes late may find the way over before the gripper was told
         newest = self.joints.newest if self.settings.follows else None
         outcome = self._go_to.outcome(self.clock.motion(now_ns), newest.arm if newest is not None else None)
         if outcome is not None:

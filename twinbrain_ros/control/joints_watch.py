@@ -268,7 +268,8 @@ class JointsWatch:
         """Why it is not known where the gripper is; empty if it is."""
         joint = f"the gripper joint {self._gripper.joint!r}"
         if not self._fingers:
-            return f"no position of {joint} has arrived yet in joint states: it is commanded all the same"
+            missing = f"no position of {joint} has arrived yet in joint states: it is commanded all the same"
+            return f"{missing}; if no driver measures it, the robot file may say gripper.state: commanded"
         age_s = (now_ns - self._finger_ns) / NS_PER_S
         return f"the joint states of {joint} are {age_s:.3f} s old" if age_s > timeout_s else ""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,11 @@ class Timeline:
         self._merger = JointMerger(frames.robot)
         names = frames.robot.topics
         joint_states = [frames.topic(name) for name in names.all_joint_states]
-        topics = {
+        topics: dict[str, Callable[..., None]] = {
             frames.topic(names.arm_trajectory): self._on_command,
             frames.topic(names.gripper_trajectory): self._on_command,
             **dict.fromkeys(joint_states, self._on_joints),
+            frames.topic(names.commanded_joint_states): partial(self._on_joints, commanded=True),
             frames.topic(names.control_mode): self._on_mode,
         }
         for message in frames.bag.messages(list(topics)):
@@ -69,9 +71,10 @@ class Timeline:
         if told.finger_m is not None:
             self._gripper.append((log_ns, self._robot.gripper.opening(told.finger_m)))
 
-    def _on_joints(self, content: Any, log_ns: int) -> None:
+    def _on_joints(self, content: Any, log_ns: int, commanded: bool = False) -> None:
         stamp_ns = from_time(content.header.stamp)
-        whole = self._merger.add(part_from_names(stamp_ns, content.name, content.position, self._robot))
+        part = part_from_names(stamp_ns, content.name, content.position, self._robot, commanded)
+        whole = self._merger.add(part)
         if whole is not None:
             whole_ns, values = whole
             opening = self._robot.gripper.opening(float(values[-1]))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from twinbrain_ros.data.decode import FrameError, image_from_buffer
 from twinbrain_ros.robot.actions import tool_state
-from twinbrain_ros.robot.joint_part import JointPart, joint_names, listed
+from twinbrain_ros.robot.joint_part import JointPart, joint_names, listed, never_told
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 
@@ -279,6 +279,8 @@ class FrameBuilder:
             message = f"no position of {listed(missing)} has arrived yet in joint states"
             if not self._parts:
                 message = "no joint states have arrived yet"
+            elif self._robot.gripper.commanded and missing == [self._joint_names[-1]]:
+                message = never_told(self._robot)
             return NotReady(Problem.MISSING, "joint_states", message)
         positions = [part.positions[part.indices.index(joint)] for joint, part in enumerate(known)]
         stamps = tuple(part.stamp_ns for part in known)

@@ -15,15 +15,17 @@ STREAM = "joint_states"
 
 
 def part_from_names(
-    stamp_ns: int, names: Sequence[str], positions: Sequence[float], robot: RobotFile
+    stamp_ns: int, names: Sequence[str], positions: Sequence[float], robot: RobotFile, commanded: bool = False
 ) -> JointPart | None:
     """What a sensor_msgs/JointState says of this arm, found by name and never by index.
 
     A gripper joint whose position is no number is left out of the part, as drivers that do not measure it
-    send it: the arm's joints are as good as without it.
+    send it: the arm's joints are as good as without it. Where the robot file says that the gripper is not
+    measured, whatever a driver sends of it is left out.
 
     Args:
         names, positions: of the message; other joints may be among them, velocities are not needed.
+        commanded: of the topic `commanded_joint_states`, which has the gripper joint only.
     Returns:
         None if the message has nothing of this arm.
     Raises:
@@ -32,6 +34,8 @@ def part_from_names(
     wanted = joint_names(robot)
     index = {name: i for i, name in enumerate(names)}
     found = [i for i, name in enumerate(wanted) if name in index]
+    if commanded or robot.gripper.commanded:
+        found = [i for i in found if (i == len(wanted) - 1) == commanded]
     if not found:
         return None
     if len(positions) != len(names):

@@ -165,6 +165,7 @@ class RecordedFrames:
         self._due_ns: dict[int, int] = {}  # when their first step started
         self._cameras = camera_topics(bag, robot, self.namespace)
         self._joints = tuple(self.topic(name) for name in robot.topics.all_joint_states)
+        self._commanded = self.topic(robot.topics.commanded_joint_states)
         self._mode = self.topic(robot.topics.control_mode)
         for name in (*self._cameras, *self._joints):
             if not bag.count(name):
@@ -355,7 +356,8 @@ class RecordedFrames:
     def _add(self, topic: str, content: Any, log_ns: int) -> int:
         stamp_ns = from_time(content.header.stamp)
         if topic in self._joints:
-            part = part_from_names(stamp_ns, content.name, content.position, self.robot)
+            commanded = topic == self._commanded
+            part = part_from_names(stamp_ns, content.name, content.position, self.robot, commanded)
             if part is not None:
                 self._builder.add_part(part)
             return stamp_ns

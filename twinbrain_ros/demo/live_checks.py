@@ -25,6 +25,7 @@ from twinbrain_ros.nodes import qos
 from twinbrain_ros.nodes.driver_check import DriverCheck
 from twinbrain_ros.nodes.graph_watch import publishers_of
 from twinbrain_ros.robot.driver_findings import State, controller_of
+from twinbrain_ros.robot.joint_part import joint_names, never_told
 from twinbrain_ros.robot.robot_file import RobotFile
 
 OURS = ("controller_node", "policy_node")
@@ -74,6 +75,7 @@ class _Look:
         self.namespace = namespace
         self.stamps, self.joint_states = StampWatch(), Counter[str]()
         self.joints: set[str] = set()
+        self.told = 0  # how often where the gripper was told to be
         self.said: dict[str, tuple[int, str]] = {}
         self.followed: Counter[str] = Counter()
         self.behind: dict[str, float] = {}
@@ -83,8 +85,10 @@ class _Look:
             robot,
             manager,
         )
-        for topic in robot.topics.all_joint_states:
+        for topic in robot.topics.measured_joint_states:
             node.create_subscription(JointState, topic, partial(self._on_joints, topic), qos.SENSOR_IN)
+        if commanded := robot.topics.commanded_joint_states:
+            node.create_subscription(JointState, commanded, self._on_told, qos.SENSOR_IN)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.DIAGNOSTICS)
         self._follow()
 
@@ -95,6 +99,9 @@ class _Look:
         self.joint_states[topic] += 1
         self.joints.update(message.name)
         self.stamps.add(from_time(message.header.stamp), self.node.get_clock().now().nanoseconds)
+
+    def _on_told(self, message: JointState) -> None:
+        self.told += 1
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -129,6 +136,8 @@ class _Look:
         yield self._commanded(topics.gripper_trajectory, "gripper's commands")
         yield self._one(topics.action_chunk, "chunks")
         yield self._measured(seconds)
+        if topics.commanded_joint_states:
+            yield self._told(topics.commanded_joint_states, seconds)
         yield self._clocks()
         yield from self._cameras()
         for finding in self.driver.findings():
@@ -195,7 +204,7 @@ class _Look:
     def _measured(self, seconds: float) -> Check:
         """Every joint of the arm, from all topics together: a driver may tell of them in parts."""
         heard = []
-        for relative in self.robot.topics.all_joint_states:
+        for relative in self.robot.topics.measured_joint_states:
             topic, count = self._full(relative), self.joint_states[relative]
             names = ", ".join(sorted(publishers_of(self.node, topic)))
             if not count:
@@ -203,12 +212,22 @@ class _Look:
                 return Check("joint states", "fail", found, "start the driver, or mend topics.joint_states")
             heard.append(f"{topic} at {count / seconds:.0f} Hz from {names}")
         found = "; ".join(heard)
-        missing = [j for j in (*self.robot.arm_joints, self.robot.gripper.joint) if j not in self.joints]
+        measured = self.robot.arm_joints if self.robot.gripper.commanded else joint_names(self.robot)
+        missing = [joint for joint in measured if joint not in self.joints]
         if missing:
             return Check(
                 "joint states", "fail", f"{found}, without {', '.join(missing)}", "mend the joints' names"
             )
         return Check("joint states", "ok", found)
+
+    def _told(self, relative: str, seconds: float) -> Check:
+        """Of a gripper that no driver measures."""
+        check = self._one(relative, "gripper's position")
+        if check.status != "ok":
+            return check
+        if not self.told:
+            return Check(check.name, "warn", never_told(self.robot))
+        return Check(check.name, "ok", f"as commanded, {check.found} at {self.told / seconds:.0f} Hz")
 
     def _clocks(self) -> Check:
         offset_s = self.stamps.offset_s()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,11 @@ class _Reading:
         arm = in_namespace(self.namespace, names.arm_trajectory)
         dry = in_namespace(self.namespace, DRY_RUN + names.arm_trajectory)
         commands = dry if self.bag.count(dry) and not self.bag.count(arm) else arm
-        full = {
+        full: dict[str, Callable[[Message, Any], None]] = {
             names.action_chunk: self._on_chunk,
             names.chunk_status: self._on_status,
-            **dict.fromkeys(names.all_joint_states, self._on_joints),
+            **dict.fromkeys(names.measured_joint_states, self._on_joints),
+            names.commanded_joint_states: partial(self._on_joints, commanded=True),
             names.control_mode: self._on_mode,
             names.intervention: self._on_intervention,
             names.policy_status: self._on_policy,
@@ -193,9 +195,10 @@ class _Reading:
                 "latency", f"{message.topic}: a latency of {latency_s:.1f} s is left out: two clocks?"
             )
 
-    def _on_joints(self, message: Message, state: Any) -> None:
+    def _on_joints(self, message: Message, state: Any, commanded: bool = False) -> None:
         stamp_ns = from_time(state.header.stamp)
-        whole = self._merger.add(part_from_names(stamp_ns, state.name, state.position, self.robot))
+        part = part_from_names(stamp_ns, state.name, state.position, self.robot, commanded)
+        whole = self._merger.add(part)
         if whole is not None:
             self.joints.append((self._time(message.log_ns), whole[1]))
 

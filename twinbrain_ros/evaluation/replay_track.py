@@ -84,6 +84,7 @@ class Track:
     def _read(self) -> Iterator[None]:
         bag, names, topic = self._frames.bag, self._robot.topics, self._frames.topic
         joints = [topic(name) for name in names.all_joint_states]
+        commanded = topic(names.commanded_joint_states)
         mode = topic(names.control_mode)
         instructions = Instructions(self._robot, self._frames.namespace)
         gripper = topic(names.gripper_trajectory)
@@ -91,7 +92,7 @@ class Track:
             try:
                 content = bag.decode(message)
                 if message.topic in joints:
-                    self._on_joints(content)
+                    self._on_joints(content, message.topic == commanded)
                 elif message.topic == gripper:
                     self._on_gripper(content)
                 elif message.topic == mode:
@@ -104,9 +105,10 @@ class Track:
                 continue
             yield
 
-    def _on_joints(self, content: Any) -> None:
+    def _on_joints(self, content: Any, commanded: bool) -> None:
         stamp_ns = from_time(content.header.stamp)
-        whole = self._merger.add(part_from_names(stamp_ns, content.name, content.position, self._robot))
+        part = part_from_names(stamp_ns, content.name, content.position, self._robot, commanded)
+        whole = self._merger.add(part)
         if whole is not None:
             self._rows.append(whole)
             self.newest_ns = whole[0]

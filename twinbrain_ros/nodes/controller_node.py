@@ -2,7 +2,8 @@
 
 In:  action_chunk, policy_status, joint_states, teleop inputs; services set_mode, estop, reset, go_<pose>,
      torque_off, torque_on; action go_to.
-Out: arm and gripper commands, chunk_status (one for each chunk), control_mode (latched), intervention.
+Out: arm and gripper commands, chunk_status (one for each chunk), control_mode (latched), intervention,
+     commanded_joint_states.
 
 An arm trajectory is the committed way of the arm, from a little before its decision to a rest that was
 checked; it is replaced every period. A ros2_control JointTrajectoryController interpolates at a rate of its
@@ -34,6 +35,7 @@ from twinbrain_ros.msg import Intervention as InterventionMessage
 from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.nodes.arm_out import ArmOut, make_arm_out
 from twinbrain_ros.nodes.base import TwinBrainNode
+from twinbrain_ros.nodes.commanded_joints import CommandedJoints
 from twinbrain_ros.nodes.control_parameters import FIXED, LIVE, settings_of
 from twinbrain_ros.nodes.driver_watch import DriverWatch
 from twinbrain_ros.nodes.graph_watch import LOOK_S
@@ -55,7 +57,6 @@ LATENCY = "observation_to_command_ms"
 LATE = "tick_late_ms"
 LATE_KEPT = 6000  # one minute at 100 Hz
 WELL_IN_TIME_MS = 5.0
-FINGER_OLD_S = 1.0
 _STATUS = {
     Outcome.STALE: (ChunkStatus.STALE, "chunks_stale"),
     Outcome.REFUSED: (ChunkStatus.REFUSED, "chunks_refused"),
@@ -89,7 +90,8 @@ class ControllerNode(TwinBrainNode):
         self._status_out = self.advertise(ChunkStatus, topics.chunk_status, qos.STATUS)
         self._mode_out = self.advertise(ControlMode, topics.control_mode, qos.LATCHED)
         self._intervention_out = self.advertise(InterventionMessage, topics.intervention, qos.EVENTS)
-        for topic in topics.all_joint_states:
+        self._commanded = CommandedJoints(self, robot)
+        for topic in topics.measured_joint_states:
             self.subscribe(JointState, topic, self._on_joints, qos.SENSOR_IN)
         self.subscribe(ActionChunkMessage, topics.action_chunk, self._on_chunk, qos.COMMAND)
         self.subscribe(PolicyStatus, topics.policy_status, self._on_policy_status, qos.COMMAND)
@@ -279,6 +281,7 @@ class ControllerNode(TwinBrainNode):
         self._send(command)
         if command is None and (settling := self._controller.settling(now_ns)) is not None:
             self._out.settle(settling)
+        self._commanded.tell(self._controller.told_m, now_ns)
         self._tell()
         self._poses.tick(now_ns)
         if self._looks.due(steady_ns):  # it takes a while: when the command is out
@@ -312,11 +315,7 @@ class ControllerNode(TwinBrainNode):
         joints = self._controller.joints
         self.health.set("joint_states_left_out", joints.left_out)
         self.health.set("joint_states_repeated", joints.repeated)
-        finger = (
-            joints.finger_problem(self._controller.clock.motion(self.now_ns()), FINGER_OLD_S)
-            if not problem
-            else ""
-        )
+        finger = "" if problem else self._controller.finger_problem(self.now_ns())
         if finger:
             self.report("joints_finger", finger, Level.WARN)
         else:

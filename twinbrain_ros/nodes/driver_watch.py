@@ -34,7 +34,10 @@ class DriverWatch:
         dry_run, topics = bool(node.value("dry_run")), robot.topics
         prefix = DRY_RUN if dry_run else ""
         arm, gripper = prefix + topics.arm_trajectory, prefix + topics.gripper_trajectory
-        self._graph = GraphWatch(node, {arm: "the arm's commands", gripper: "the gripper's commands"})
+        alone = {arm: "the arm's commands", gripper: "the gripper's commands"}
+        if topics.commanded_joint_states:
+            alone[topics.commanded_joint_states] = "where the gripper was told to be"
+        self._graph = GraphWatch(node, alone)
         self._stamps, self._told = StampWatch(), set[str]()
         simulated = bool(node.value("use_sim_time"))
         self._stamped = robot.command_interface == "joint_trajectory" and not simulated
@@ -50,7 +53,7 @@ class DriverWatch:
     def _joint_publishers(self) -> str:
         """Who publishes joint states, if there are several on a topic; empty if not."""
         told = []
-        for topic in self._robot.topics.all_joint_states:
+        for topic in self._robot.topics.measured_joint_states:
             names = sorted(publishers_of(self._node, self._node.resolve_topic_name(topic)))
             if len(names) > 1:
                 told.append(f"{topic} is published by {listed(names)}")

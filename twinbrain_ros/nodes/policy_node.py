@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
@@ -138,7 +139,8 @@ class PolicyNode(TwinBrainNode):
         self.health.figure(INFERENCE)
         self.health.figure(LEFT_AGE)
         for topic in robot.topics.all_joint_states:
-            self.subscribe(JointState, topic, self._on_joints, qos.SENSOR_IN)
+            commanded = topic == robot.topics.commanded_joint_states
+            self.subscribe(JointState, topic, partial(self._on_joints, commanded=commanded), qos.SENSOR_IN)
         self.health.count("joint_states_repeated", 0)
         assert self._instructions is not None
         self._instructions.listen(self._policy.prompts, self._on_instruction)
@@ -200,12 +202,12 @@ class PolicyNode(TwinBrainNode):
 
     # In ---------------------------------------------------------------------------------------------
 
-    def _on_joints(self, message: JointState) -> None:
+    def _on_joints(self, message: JointState, commanded: bool) -> None:
         if self._frames is None or self.robot is None:
             return
         try:
             stamp_ns = convert.from_time(message.header.stamp)
-            part = part_from_names(stamp_ns, message.name, message.position, self.robot)
+            part = part_from_names(stamp_ns, message.name, message.position, self.robot, commanded)
         except FrameError as error:
             self.report(f"joint_states/{error.field}", str(error))
             return

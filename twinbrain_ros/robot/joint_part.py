@@ -36,6 +36,14 @@ def joint_names(robot: RobotFile) -> tuple[str, ...]:
     return (*robot.arm_joints, robot.gripper.joint)
 
 
+def never_told(robot: RobotFile) -> str:
+    """Why it is not known where a gripper is that no driver measures."""
+    return (
+        f"nothing is known of the gripper joint {robot.gripper.joint!r}, which is not measured and has been "
+        "told nothing since the controller started: go_to home first"
+    )
+
+
 def listed(names: list[str] | tuple[str, ...]) -> str:
     """Names as a sentence has them: 'a', 'b' and 'c'."""
     shown = [repr(name) for name in names]

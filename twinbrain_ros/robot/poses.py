@@ -1,7 +1,7 @@
 """Named poses of a robot file, and the way between them: the section `poses`.
 
-`home` is a pose of every robot file, as `arm.home` says it; the section adds others, such as the one in which
-the arm lies while its motors are off.
+`home` is a pose of every robot file, as `arm.home` and maybe `gripper.home` say it; the section adds others,
+such as the one in which the arm lies while its motors are off.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Pose:
 
 def read_poses(
     top: StrictMapping,
-    home: NDArray[np.float64],
+    home: Pose,
     ranges: Mapping[str, tuple[float, float]],
     fingers_m: tuple[float, float],
 ) -> Mapping[str, Pose]:
@@ -55,7 +55,7 @@ def read_poses(
     Raises:
         ValueError: of the robot file's kind; names the pose, the joint, what was found and what was expected.
     """
-    poses = {HOME: Pose(HOME, home)}
+    poses = {HOME: home}
     if not top.has("poses"):
         return MappingProxyType(poses)
     names = top.raw("poses")
@@ -72,16 +72,18 @@ def read_poses(
                 limits = f"its limits less limit_margin_rad, [{low:g}, {high:g}]"
                 raise entry.fail("arm", arm.tolist(), f"'{joint}', {value:g}, within {limits}")
         arm.setflags(write=False)
-        poses[name] = Pose(name, arm, _finger(entry, fingers_m), _through(entry, name, names), _rest(entry))
+        finger_m = read_finger(entry, "gripper", fingers_m)
+        poses[name] = Pose(name, arm, finger_m, _through(entry, name, names), _rest(entry))
     return MappingProxyType(poses)
 
 
-def _finger(entry: StrictMapping, fingers_m: tuple[float, float]) -> float | None:
-    if not entry.has("gripper"):
+def read_finger(entry: StrictMapping, key: str, fingers_m: tuple[float, float]) -> float | None:
+    """A position of the gripper joint [m], between closed and open; None: the file has none there."""
+    if not entry.has(key):
         return None
-    (finger_m,) = entry.numbers("gripper", 1)
+    (finger_m,) = entry.numbers(key, 1)
     if not min(fingers_m) <= finger_m <= max(fingers_m):
-        raise entry.fail("gripper", [finger_m], f"within [{min(fingers_m):g}, {max(fingers_m):g}]")
+        raise entry.fail(key, [finger_m], f"within [{min(fingers_m):g}, {max(fingers_m):g}]")
     return finger_m
 
 

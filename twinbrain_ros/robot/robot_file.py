@@ -21,13 +21,16 @@ from twinbrain_ros.resources import robot_file_path
 from twinbrain_ros.robot.camera import Camera as Camera
 from twinbrain_ros.robot.camera import read_cameras
 from twinbrain_ros.robot.command_interfaces import ArmCommand, GripperCommand, read_commands
-from twinbrain_ros.robot.poses import Pose, read_poses
+from twinbrain_ros.robot.poses import HOME, Pose, read_finger, read_poses
 from twinbrain_ros.robot.strict import StrictMapping
 from twinbrain_ros.robot.teleop_inputs import TeleopInput, read_teleop
 
 ACTION_SPACES = ("ee_delta", "joint_position")
 COMPOSITIONS = ("observation", "previous_target")
 EE_DELTA_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
+GRIPPER_KEYS = ("joint", "mimic", "closed_m", "open_m", "force_n")
+STATES = (MEASURED, COMMANDED) = ("measured", "commanded")  # what tells where a gripper is
+COMMANDED_JOINT_STATES = "commanded_joint_states"
 SMALLEST = 1e-3  # of a velocity, acceleration or jerk limit: with 0 a joint could never move, or never stop
 STATE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
@@ -50,13 +53,17 @@ class JointLimit:
 
 @dataclass(frozen=True)
 class Gripper:
-    """A gripper moved by one finger joint [m] that a second one mirrors; ``force_n`` bounds its servo [N]."""
+    """A gripper moved by one finger joint [m] that a second one mirrors; ``force_n`` bounds its servo [N].
+
+    ``commanded``: no driver measures it, so that it is taken to be where it was told to be.
+    """
 
     joint: str
     mimic: str
     closed_m: float
     open_m: float
     force_n: float
+    commanded: bool = False
 
     def opening(self, finger_m: float) -> float:
         """Return the opening, 0 closed to 1 open, of a finger position [m]; a measurement: not clipped."""
@@ -72,7 +79,8 @@ class Topics:
     """Relative topic names; `joint_states` may be the first of several, merged by joint name.
 
     `arm_trajectory`: the arm's commands. `gripper_trajectory`: what the gripper is told, which is its
-    command too unless that is an action.
+    command too unless that is an action. `commanded_joint_states`: where the controller says what it told a
+    gripper that no driver measures; empty if the gripper is measured.
     """
 
     joint_states: str
@@ -86,12 +94,19 @@ class Topics:
     control_mode: str
     intervention: str
     instruction_in_force: str = "instruction_in_force"  # robot files of earlier versions do not name it
+    commanded_joint_states: str = ""
     more_joint_states: tuple[str, ...] = ()
 
     @property
-    def all_joint_states(self) -> tuple[str, ...]:
-        """Every topic that has joint states of this arm, whole or in parts."""
+    def measured_joint_states(self) -> tuple[str, ...]:
+        """Every topic of a driver's that has joint states of this arm, whole or in parts."""
         return (self.joint_states, *self.more_joint_states)
+
+    @property
+    def all_joint_states(self) -> tuple[str, ...]:
+        """The same, and that of the commanded ones if there are any."""
+        commanded = (self.commanded_joint_states,) if self.commanded_joint_states else ()
+        return (*self.measured_joint_states, *commanded)
 
 
 @dataclass(frozen=True)
@@ -213,15 +228,16 @@ def _robot(document: Any, path: Path) -> RobotFile:
     arm = top.mapping("arm", ("joints", "limits", "limit_margin_rad", "home"), optional=("command",))
     joints = arm.texts("joints")
     limits = _limits(arm.mapping("limits", joints), joints)
-    fingers = top.mapping("gripper", ("joint", "mimic", "closed_m", "open_m", "force_n"), ("command",))
+    fingers = top.mapping("gripper", GRIPPER_KEYS, ("command", "home", "state"))
     commands = ("arm_trajectory", "gripper_trajectory")
     known = tuple(key for key in Topics.__dataclass_fields__ if key != "more_joint_states")
-    may = (*commands, "instruction_in_force")
+    may = (*commands, "instruction_in_force", COMMANDED_JOINT_STATES)
     topics = top.mapping("topics", tuple(key for key in known if key not in may), optional=may)
     arm_command, gripper_command = read_commands(top, arm, fingers, topics)
     rates = top.mapping("rates", ("joint_states_hz", "command_hz"))
     margin = arm.number("limit_margin_rad", 0.0, 0.5)
     home, gripper = _home(arm, joints, limits), _gripper(fingers)
+    finger_home_m = read_finger(fingers, "home", (gripper.closed_m, gripper.open_m))
     ranges = {name: (limit.lower + margin, limit.upper - margin) for name, limit in limits.items()}
     observation = top.mapping("observation", ("state_names", "max_age_s", "max_skew_s"))
     state_names = observation.texts("state_names")
@@ -237,10 +253,10 @@ def _robot(document: Any, path: Path) -> RobotFile:
         limits=limits,
         limit_margin_rad=margin,
         home=home,
-        poses=read_poses(top, home, ranges, (gripper.closed_m, gripper.open_m)),
+        poses=read_poses(top, Pose(HOME, home, finger_home_m), ranges, (gripper.closed_m, gripper.open_m)),
         gripper=gripper,
         cameras=read_cameras(top),
-        topics=_topics(topics, arm_command, gripper_command),
+        topics=_topics(topics, arm_command, gripper_command, gripper.commanded),
         rates=Rates(rates.number("joint_states_hz", 1, 1000), rates.number("command_hz", 1, 1000)),
         action=_action(top, joints),
         observation=ObservationSpec(
@@ -255,7 +271,7 @@ def _robot(document: Any, path: Path) -> RobotFile:
     )
 
 
-def _topics(source: StrictMapping, arm: ArmCommand, gripper: GripperCommand) -> Topics:
+def _topics(source: StrictMapping, arm: ArmCommand, gripper: GripperCommand, commanded: bool) -> Topics:
     joint_states, elsewhere = source.topics("joint_states"), ("joint_states", "more_joint_states")
     named = {
         key: source.topic(key)
@@ -263,6 +279,13 @@ def _topics(source: StrictMapping, arm: ArmCommand, gripper: GripperCommand) -> 
         if key not in elsewhere and source.has(key)
     }
     named.update(arm_trajectory=arm.topic, gripper_trajectory=gripper.told_topic)
+    if commanded:
+        topic = named.setdefault(COMMANDED_JOINT_STATES, COMMANDED_JOINT_STATES)
+        if topic in joint_states:
+            raise source.fail(COMMANDED_JOINT_STATES, topic, "a topic other than those of joint_states")
+    elif COMMANDED_JOINT_STATES in named:
+        found = named[COMMANDED_JOINT_STATES]
+        raise source.fail(COMMANDED_JOINT_STATES, found, f"no such key unless gripper.state is {COMMANDED}")
     return Topics(**named, joint_states=joint_states[0], more_joint_states=joint_states[1:])
 
 
@@ -302,7 +325,11 @@ def _gripper(source: StrictMapping) -> Gripper:
     if open_m <= closed_m:
         raise source.fail("open_m", open_m, f"more than closed_m, {closed_m:g}")
     force_n = source.number("force_n", 0.0)
-    return Gripper(source.text("joint"), source.text("mimic"), closed_m, open_m, force_n)
+    commanded = source.has("state") and source.text("state", STATES) == COMMANDED
+    if commanded and not source.has("home"):
+        why = f"as with state {COMMANDED} go_to home has to tell the gripper where to be"
+        raise source.error(f"{source.source}: missing key 'gripper.home': expected a position [m], {why}")
+    return Gripper(source.text("joint"), source.text("mimic"), closed_m, open_m, force_n, commanded)
 
 
 def _action(top: StrictMapping, joints: tuple[str, ...]) -> ActionSpec:
