@@ -304,7 +304,7 @@ class ArmController:
 
     def _kept_still(self, mode: Mode, now_ns: int, steady_ns: int) -> str:
         """Why the arm cannot be driven now, by what holds it still or is measured; empty if it can."""
-        problem = self.still or self.barred.reason(mode) or self.joints_problem(now_ns)
+        problem = self.still or self.clock.problem or self.barred.reason(mode) or self.joints_problem(now_ns)
         if mode is Mode.AUTONOMY and self._robot.gripper.commanded:
             problem = problem or self.finger_problem(now_ns)
         if problem or self.mode is not Mode.HOLD:
@@ -380,7 +380,8 @@ class ArmController:
         watchdogs = self.settings.watchdogs
         motion_ns = self.clock.tell(now_ns, steady_ns)
         clock, rhythm = self._clock_watch.tick(now_ns, steady_ns, watchdogs)
-        reason = clock or rhythm or self.barred.reason(self.mode) or self.joints_problem(now_ns)
+        reason = clock or rhythm or self.clock.problem
+        reason = reason or self.barred.reason(self.mode) or self.joints_problem(now_ns)
         if not reason and self.driven and self.settings.follows:
             names = self._robot.arm_joints
             reason = self.joints.astray(motion_ns, self.governor, watchdogs, names)

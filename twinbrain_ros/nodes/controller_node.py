@@ -173,6 +173,10 @@ class ControllerNode(TwinBrainNode):
         inactive = f"the controller is {self.phase}, expected active: the arm holds"
         return "" if self.phase == "active" else inactive
 
+    def clock_problem(self) -> str:
+        problem = super().clock_problem()
+        return problem or (self._controller.clock.problem if self._controller is not None else "")
+
     def condition(self) -> str:
         advice = (
             self._controller.advice if self._controller is not None and not self._controller.driven else ""
