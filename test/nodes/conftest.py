@@ -38,11 +38,17 @@ STAND_INS = ("expert_policy_node", "slow_policy_node")  # nodes that live there
 
 
 class Bench:
-    """A node of the test's own, and the nodes under test, on one executor in the test's thread."""
+    """A node of the test's own, and the nodes under test, on one executor in the test's thread.
 
-    def __init__(self) -> None:
-        self.executor = SingleThreadedExecutor()
-        self.node = rclpy.create_node("bench")
+    Args:
+        namespace: of all these nodes.
+        beside: a bench in another namespace, which has the same executor.
+    """
+
+    def __init__(self, namespace: str = "", beside: Bench | None = None) -> None:
+        self.namespace, self._beside = namespace, beside
+        self.executor = beside.executor if beside is not None else SingleThreadedExecutor()
+        self.node = rclpy.create_node("bench", namespace=namespace)
         self.executor.add_node(self.node)
         self._nodes: list[TwinBrainNode] = []
         self.status: dict[str, Any] = {}
@@ -57,7 +63,8 @@ class Bench:
     def add(self, make: Callable[..., TwinBrainNode], **parameters: Any) -> TwinBrainNode:
         """A node under test, not yet configured."""
         overrides = [rclpy.Parameter(name, value=value) for name, value in parameters.items()]
-        node = make(parameter_overrides=overrides)
+        where = {"namespace": self.namespace} if self.namespace else {}
+        node = make(parameter_overrides=overrides, **where)
         self._nodes.append(node)
         self.executor.add_node(node)
         return node
@@ -123,7 +130,8 @@ class Bench:
         while self._nodes:
             self.remove(self._nodes[-1])
         self.node.destroy_node()
-        self.executor.shutdown()
+        if self._beside is None:
+            self.executor.shutdown()
 
 
 @pytest.fixture
@@ -133,6 +141,20 @@ def bench() -> Iterator[Bench]:
     yield bench
     bench.close()
     rclpy.shutdown()
+
+
+@pytest.fixture
+def beside(bench: Bench) -> Iterator[Callable[[str], Bench]]:
+    """Makes benches in namespaces, on the bench's executor."""
+    made: list[Bench] = []
+
+    def make(namespace: str) -> Bench:
+        made.append(Bench(namespace, bench))
+        return made[-1]
+
+    yield make
+    for other in made:
+        other.close()
 
 
 @pytest.fixture(scope="session")

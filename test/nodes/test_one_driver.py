@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from controller_rig import NAME, ControllerRig
+from policy_rig import StandIn
 from trajectory_msgs.msg import JointTrajectory
-from twinbrain_ros.msg import ActionChunk, ControlMode
+from twinbrain_ros.msg import ActionChunk, ControlMode, PolicyStatus
 
 from twinbrain_ros.nodes import qos
+from twinbrain_ros.nodes.policy_node import PolicyNode
 from twinbrain_ros.robot.robot_file import RobotFile
 
 ERROR, OK = 2, 0
@@ -120,3 +122,44 @@ def test_two_policies_stop_autonomy_but_not_a_person(rig: ControllerRig) -> None
     rig.bench.node.destroy_publisher(second)
     gone(rig)
     rig.bench.until(lambda: rig.set_mode(ControlMode.AUTONOMY).success)
+
+
+def test_two_policies_are_held_and_all_three_say_who_they_are(rig: ControllerRig) -> None:
+    """Real ones: neither acts, and autonomy is over within a second."""
+
+    def policy(name: str) -> PolicyNode:
+        def make(**arguments: Any) -> PolicyNode:
+            remapped = ["--ros-args", "-r", f"__node:={name}"]
+            return PolicyNode(lambda *_: StandIn(), lambda _: None, cli_args=remapped, **arguments)
+
+        node = rig.bench.add(make, autostart=True)
+        assert node.autostart()
+        return node
+
+    bench, taken = rig.bench, "/action_chunk takes chunks from one node, but is published by"
+    bench.node.destroy_publisher(rig.chunks)  # the rig's own
+    policy("policy_a")
+    said = bench.record(PolicyStatus, rig.robot.topics.policy_status, qos.COMMAND)
+    bench.until(lambda: not rig.node._driver.look_round()[1], "the rig is still seen")
+    rig.until_settled()
+    bench.until(lambda: rig.set_mode(ControlMode.AUTONOMY).success)
+    second = policy("policy_b")
+    appeared_ns = rig.now_ns()
+    bench.until(lambda: rig.mode().latched, "autonomy goes on")
+    assert rig.now_ns() - appeared_ns < SEEN_WITHIN_NS
+    both = f"{taken} /policy_a and by /policy_b: end one of them"
+    assert both in rig.mode().reason
+    by = {
+        "policy_a": f"{taken} /policy_a (this one) and by /policy_b",
+        "policy_b": f"{taken} /policy_b (this one) and by /policy_a",
+    }
+    for name, words in by.items():
+        bench.until(lambda words=words: any(words in m.problem for m in said), f"{name} does not beat so")
+        bench.until(lambda name=name, words=words: bench.says(name, ERROR, words), f"{name} does not say so")
+    assert rig.trigger("reset").success
+    bench.until(lambda: bench.says(NAME, ERROR, both))
+    refused = rig.set_mode(ControlMode.AUTONOMY)
+    assert not refused.success and both in refused.message
+    bench.remove(second)
+    gone(rig)
+    bench.until(lambda: rig.set_mode(ControlMode.AUTONOMY).success)
