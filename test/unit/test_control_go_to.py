@@ -129,9 +129,9 @@ def test_the_gripper_is_told_even_if_the_arm_is_there_before_the_first_tick() ->
     robot = _with_poses(Pose("here", ROBOT.home, finger_m=0.02))
     drive = Drive(robot=robot)
     go(drive, "here")
-    assert drive.controller.told_m is None
+    assert drive.controller.finger.told_m is None
     command = drive.tick(60_000_000, 60_000_000)  # a tick that comes late
-    assert command is not None and command.finger_m == drive.controller.told_m == 0.02
+    assert command is not None and command.finger_m == drive.controller.finger.told_m == 0.02
     assert run_until_over(drive, 0.1).success
 
 
@@ -148,7 +148,7 @@ def test_autonomy_waits_until_a_commanded_gripper_was_told_something() -> None:
     go(drive, "open")
     assert run_until_over(drive).success
     drive.set_mode(Mode.AUTONOMY)
-    assert drive.controller.finger_problem(drive.now) == ""
+    assert drive.controller.finger.problem(drive.now) == ""
 
 
 def test_progress_counts_down_to_nothing() -> None:

@@ -26,16 +26,16 @@ from twinbrain_ros.control.motion import Reference
 from twinbrain_ros.control.rivals import Barred
 from twinbrain_ros.control.room import Border
 from twinbrain_ros.control.settings import ControlSettings
+from twinbrain_ros.control.starting import Finger, StartingPlace
 from twinbrain_ros.control.teleop import Inputs, TeleopDrive
 from twinbrain_ros.control.verdict import Command, Judged, Outcome, Verdict
 from twinbrain_ros.control.watchdogs import ClockWatch, PolicyBeat, PolicyWatch
 from twinbrain_ros.robot.chunk import ActionChunk
-from twinbrain_ros.robot.joint_part import JointPart, never_told
+from twinbrain_ros.robot.joint_part import JointPart
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.poses import Pose, pose_of
 from twinbrain_ros.robot.robot_file import RobotFile
 
-FINGER_OLD_S = 1.0
 Happening = Judged | ModeChange | Intervention | WayEnd
 
 
@@ -53,7 +53,6 @@ class ArmController:
         ros_time: motion is by the ROS clock, as in a simulation.
 
     Attributes:
-        told_m: where the gripper was told to be last [m]; None: it was told nothing yet.
         governor, joints, inputs: their times are those of motion; `clock` knows how these differ from stamps.
     """
 
@@ -80,8 +79,8 @@ class ArmController:
         self._drive: TeleopDrive | None = None
         self._go_to: GoTo | None = None
         self._interventions = Interventions()
-        self._finger_m: float | None = None  # to be commanded
-        self.told_m: float | None = None
+        self.finger = Finger(robot, self.joints)
+        self._place = StartingPlace(self.governor, self.joints)
         self._kept_from = ""  # why an input that would take over cannot
         self.barred = Barred()
         self._ways = 0
@@ -181,15 +180,6 @@ class ArmController:
         """Why the measured joints cannot be relied on now; empty if they can."""
         return self.joints.problem(self.clock.motion(now_ns), self.settings.watchdogs.joints_timeout_s)
 
-    def finger_problem(self, now_ns: int) -> str:
-        """Why it is not known where the gripper is; empty if it is."""
-        if not self._robot.gripper.commanded:
-            return self.joints.finger_problem(self.clock.motion(now_ns), FINGER_OLD_S)
-        # In lock-step with a simulator it is measured all the same.
-        newest = self.joints.newest
-        known = self.told_m is not None or (newest is not None and newest.finger_m is not None)
-        return "" if known else never_told(self._robot)
-
     def add_beat(self, beat: PolicyBeat, steady_ns: int) -> None:
         """Takes in what the policy says of itself."""
         self._policy.add(beat, steady_ns)
@@ -250,7 +240,7 @@ class ArmController:
         self._change(Event.ASK_GO_TO, now_ns, steady_ns, source, reason or f"go to {pose!r}")
         self._go_to = way
         if goal.finger_m is not None:
-            self._finger_m = goal.finger_m
+            self.finger.wanted_m = goal.finger_m
         return self._ways
 
     def estop(self, now_ns: int, steady_ns: int, source: str, reason: str) -> None:
@@ -299,40 +289,17 @@ class ArmController:
         problem = self._kept_still(mode, now_ns, steady_ns)
         if problem:
             raise ModeError(f"cannot start {mode.name.lower()}: {problem}")
-        if self.mode is Mode.HOLD:
-            self._start_from_here(self.clock.motion(now_ns), steady_ns)
+        if self.mode is Mode.HOLD and self._place.take(self.settings, self.clock.motion(now_ns), steady_ns):
+            self.finger.start()
 
     def _kept_still(self, mode: Mode, now_ns: int, steady_ns: int) -> str:
         """Why the arm cannot be driven now, by what holds it still or is measured; empty if it can."""
         problem = self.still or self.clock.problem or self.barred.reason(mode) or self.joints_problem(now_ns)
         if mode is Mode.AUTONOMY and self._robot.gripper.commanded:
-            problem = problem or self.finger_problem(now_ns)
+            problem = problem or self.finger.problem(self.clock.motion(now_ns))
         if problem or self.mode is not Mode.HOLD:
             return problem
-        problem = self.joints.unsettled(steady_ns)
-        if problem or self._stayed(steady_ns):
-            return problem
-        if self.governor.moving(self.clock.motion(now_ns)):
-            return "the arm is still coming to rest, and may not be where it was told to be"
-        return self.joints.restless(steady_ns)
-
-    def _stayed(self, steady_ns: int) -> bool:
-        """Whether the arm is where it was told to be: then it goes on from there."""
-        joints = self.joints.newest
-        if joints is None or not self.governor.placed or not self.settings.follows:
-            return False
-        left = self.governor.at(joints.stamp_ns).q
-        return self.joints.stayed(left, self.settings.watchdogs.following_error_rad, steady_ns)
-
-    def _start_from_here(self, motion_ns: int, steady_ns: int) -> None:
-        """From where the arm was left, or, if it may not be there any more, from where it is."""
-        joints, stayed = self.joints.newest, self._stayed(steady_ns)
-        assert joints is not None
-        self.joints.forget_motion(motion_ns)
-        if not stayed:
-            self.governor.place(self.joints.place(steady_ns), motion_ns)
-            if self._finger_m is None:  # else the gripper goes on holding what it holds
-                self._finger_m = joints.finger_m
+        return self._place.problem(self.settings, self.clock.motion(now_ns), steady_ns)
 
     # Out --------------------------------------------------------------------------------------------
 
@@ -366,9 +333,9 @@ class ArmController:
             return None
         first_of = None
         if self.mode is Mode.AUTONOMY:
-            self._finger_m, first_of = self._executor.commanded(at_ns + self.governor.lead_ns)
-        self.told_m = self._finger_m
-        return Command(replace(motion, stamp_ns=self.clock.stamp(at_ns)), self._finger_m, first_of)
+            self.finger.wanted_m, first_of = self._executor.commanded(at_ns + self.governor.lead_ns)
+        self.finger.told_m = self.finger.wanted_m
+        return Command(replace(motion, stamp_ns=self.clock.stamp(at_ns)), self.finger.told_m, first_of)
 
     def settling(self, now_ns: int) -> NDArray[np.float64] | None:
         """Where the arm is to be [J] a lead from now while it comes to rest without commands, else None."""
@@ -413,7 +380,7 @@ class ArmController:
 
     def _arrive(self, now_ns: int, steady_ns: int) -> None:
         """Ends a way to a pose that is over."""
-        if self._go_to is None or self._go_to.goal.finger_m not in (None, self.told_m):
+        if self._go_to is None or self._go_to.goal.finger_m not in (None, self.finger.told_m):
             return  # a tick that comes late may find the way over before the gripper was told
         newest = self.joints.newest if self.settings.follows else None
         outcome = self._go_to.outcome(self.clock.motion(now_ns), newest.arm if newest is not None else None)
@@ -431,5 +398,5 @@ class ArmController:
         wish = self.inputs.wish(strongest.name, now_ns)
         self._drive.follow(wish, now_ns)
         if wish is not None and wish.finger_m is not None:
-            self._finger_m = wish.finger_m
+            self.finger.wanted_m = wish.finger_m
         return self._drive

@@ -20,11 +20,10 @@ from typing import Any, ClassVar, NoReturn
 
 from rclpy.duration import Duration
 from sensor_msgs.msg import JointState
-from std_srvs.srv import Trigger
 
 from twinbrain_ros.control.controller import ArmController, Happening
 from twinbrain_ros.control.go_to import WayEnd
-from twinbrain_ros.control.modes import Intervention, Mode, ModeChange, ModeError
+from twinbrain_ros.control.modes import Intervention, Mode, ModeChange
 from twinbrain_ros.control.verdict import Command, Outcome, Verdict
 from twinbrain_ros.control.watchdogs import PolicyBeat
 from twinbrain_ros.data.decode import FrameError
@@ -40,6 +39,7 @@ from twinbrain_ros.nodes.control_parameters import FIXED, LIVE, settings_of
 from twinbrain_ros.nodes.driver_watch import DriverWatch
 from twinbrain_ros.nodes.graph_watch import LOOK_S
 from twinbrain_ros.nodes.health import Level
+from twinbrain_ros.nodes.mode_services import ModeServices
 from twinbrain_ros.nodes.pacing import Rhythm, Schedule
 from twinbrain_ros.nodes.parameters import Declared
 from twinbrain_ros.nodes.pose_action import PoseAction
@@ -48,8 +48,7 @@ from twinbrain_ros.nodes.teleop_topics import TeleopTopics
 from twinbrain_ros.nodes.torque import Torque
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.srv import SetMode
-from twinbrain_ros.text import sentence, shown
+from twinbrain_ros.text import sentence
 
 HOLD_HEARD_S = 0.3
 SAME_MOMENT_NS, READ_AGAIN = 200_000, 5
@@ -95,14 +94,12 @@ class ControllerNode(TwinBrainNode):
             self.subscribe(JointState, topic, self._on_joints, qos.SENSOR_IN)
         self.subscribe(ActionChunkMessage, topics.action_chunk, self._on_chunk, qos.COMMAND)
         self.subscribe(PolicyStatus, topics.policy_status, self._on_policy_status, qos.COMMAND)
-        self.serve(SetMode, "set_mode", self._on_set_mode)
-        self.serve(Trigger, "estop", self._on_estop)
-        self.serve(Trigger, "reset", self._on_reset)
         TeleopTopics(self, robot, controller.inputs, self._estop_pressed, self._tool_rotation)
         self._poses = PoseAction(
             self, robot, controller, self._times, self._refusal, self._tell, self._guarded
         )
         self._driver = DriverWatch(self, robot, controller)
+        ModeServices(self, controller, self._times, self._refusal, self._tell, self._look_round)
         Torque(self, robot, controller, self._driver.falls)
         for counter in (
             "chunks_executed",
@@ -235,42 +232,6 @@ class ControllerNode(TwinBrainNode):
             return None
         return self._kinematics.forward(self._controller.commanded(self.now_ns()))[1]
 
-    # Services ---------------------------------------------------------------------------------------
-
-    def _on_set_mode(self, request: SetMode.Request, response: SetMode.Response) -> None:
-        if self.phase == "active":
-            self._look_round()
-        asked = f"mode {request.mode} asked for by {shown(request.source)}, because {shown(request.reason)}"
-        self._serve(
-            response, asked,
-            lambda c: c.set_mode(request.mode, *self._times(), request.source, request.reason),
-        )  # fmt: skip
-
-    def _on_estop(self, request: Trigger.Request, response: Trigger.Response) -> None:
-        self._serve(response, "estop called", lambda c: c.estop(*self._times(), "service", "estop called"))
-
-    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> None:
-        self._serve(response, "reset called", lambda c: c.reset(*self._times(), "service", "reset called"))
-
-    def _serve(self, response: Any, asked: str, act: Any) -> None:
-        """Answers a service: `act` raises ModeError if it cannot be done."""
-        response.success, response.message = False, self._refusal()
-        if not response.message:
-            assert self._controller is not None
-            try:
-                act(self._controller)
-                response.success, response.message = True, f"{self._controller.mode.name} is in force"
-                if self._controller.driven and self._controller.advice:
-                    response.message += f"; {self._controller.advice}"
-            except ModeError as error:
-                response.message = str(error)
-            self._tell()
-        # Two calls, not one chosen: rclpy ties a severity to the line that logs.
-        if response.success:
-            self.get_logger().info(f"{asked}: {response.message}")
-        else:
-            self.get_logger().warning(f"{asked}: {response.message}")
-
     # Out --------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
@@ -285,7 +246,7 @@ class ControllerNode(TwinBrainNode):
         self._send(command)
         if command is None and (settling := self._controller.settling(now_ns)) is not None:
             self._out.settle(settling)
-        self._commanded.tell(self._controller.told_m, now_ns)
+        self._commanded.tell(self._controller.finger.told_m, now_ns)
         self._tell()
         self._poses.tick(now_ns)
         if self._looks.due(steady_ns):  # it takes a while: when the command is out
@@ -319,7 +280,8 @@ class ControllerNode(TwinBrainNode):
         joints = self._controller.joints
         self.health.set("joint_states_left_out", joints.left_out)
         self.health.set("joint_states_repeated", joints.repeated)
-        finger = "" if problem else self._controller.finger_problem(self.now_ns())
+        motion_ns = self._controller.clock.motion(self.now_ns())
+        finger = "" if problem else self._controller.finger.problem(motion_ns)
         if finger:
             self.report("joints_finger", finger, Level.WARN)
         else:
