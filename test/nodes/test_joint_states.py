@@ -77,6 +77,30 @@ def test_arm_and_gripper_from_different_topics_with_strangers_and_repeats(
     assert not any("joint_states/" in value.key for value in bench.status[NAME].values)
 
 
+def test_each_joint_in_a_message_of_its_own_and_all_at_once(bench: Any, robot: RobotFile) -> None:
+    node = bench.add(ControllerNode, autostart=True, **CALM)
+    assert node.autostart()
+    joints = bench.publisher(JointState, robot.topics.joint_states)
+    names = [*robot.arm_joints, robot.gripper.joint, "right_finger", "wheel_left", "wheel_right"]
+
+    def publish() -> None:
+        stamp = convert.to_time(int(bench.node.get_clock().now().nanoseconds))
+        for name, position in zip(names, [*robot.home.tolist(), 0.03, -0.03, 1.0, 2.0], strict=True):
+            message = JointState(name=[name], position=[position])
+            message.header.stamp = stamp
+            joints.publish(message)
+
+    seen: set[int] = set()
+
+    def all_came() -> bool:
+        newest = node._controller.joints.newest
+        return newest is not None and newest.stamp_ns not in seen and not seen.add(newest.stamp_ns)
+
+    for _ in range(10):
+        publish()
+        bench.until(all_came, "some pushed out others")
+
+
 def test_a_gripper_that_is_not_measured_is_told_of_and_the_arm_moves_all_the_same(
     bench: Any, robot: RobotFile
 ) -> None:

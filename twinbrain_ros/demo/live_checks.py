@@ -86,9 +86,9 @@ class _Look:
             manager,
         )
         for topic in robot.topics.measured_joint_states:
-            node.create_subscription(JointState, topic, partial(self._on_joints, topic), qos.SENSOR_IN)
+            node.create_subscription(JointState, topic, partial(self._on_joints, topic), qos.JOINTS_IN)
         if commanded := robot.topics.commanded_joint_states:
-            node.create_subscription(JointState, commanded, self._on_told, qos.SENSOR_IN)
+            node.create_subscription(JointState, commanded, self._on_told, qos.JOINTS_IN)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.DIAGNOSTICS)
         self._follow()
 

@@ -91,7 +91,7 @@ class ControllerNode(TwinBrainNode):
         self._intervention_out = self.advertise(InterventionMessage, topics.intervention, qos.EVENTS)
         self._commanded = CommandedJoints(self, robot)
         for topic in topics.measured_joint_states:
-            self.subscribe(JointState, topic, self._on_joints, qos.SENSOR_IN)
+            self.subscribe(JointState, topic, self._on_joints, qos.JOINTS_IN)
         self.subscribe(ActionChunkMessage, topics.action_chunk, self._on_chunk, qos.COMMAND)
         self.subscribe(PolicyStatus, topics.policy_status, self._on_policy_status, qos.COMMAND)
         TeleopTopics(self, robot, controller.inputs, self._estop_pressed, self._tool_rotation)

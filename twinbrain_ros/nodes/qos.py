@@ -19,6 +19,8 @@ def _profile(
 SENSOR_OUT = _profile(5)
 # ...and taken best effort: an old image is not worth waiting for, and any driver's offer matches.
 SENSOR_IN = _profile(5, ReliabilityPolicy.BEST_EFFORT)
+# Some drivers send each joint in a message of its own, all at once: none of them may push out another.
+JOINTS_IN = _profile(100, ReliabilityPolicy.BEST_EFFORT)
 # What a node that comes late must still get: the instruction, the mode, the robot's description.
 LATCHED = _profile(1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Instructions are heard from whoever says them: a default publisher, one that is latched, one of best effort.
