@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,7 +292,7 @@ def test_what_is_older_than_the_flush_time_is_on_the_disk(made: Any) -> None:
 def test_the_thread_ends_though_the_episode_does_not_get_to_its_end(made: Any) -> None:
     recorder, _ = made()
     path = recorder.start("e", EpisodeInfo(), 1)
-    (path / UNFINISHED).unlink()  # so that the bag cannot be closed
+    shutil.rmtree(path)  # so that the bag cannot be closed
     with pytest.raises(RecorderError, match="broke off"):
         recorder.close(2)
     assert not recorder._thread.is_alive()
@@ -338,6 +339,39 @@ def test_a_disk_that_takes_no_more_leaves_what_was_flushed(made: Any) -> None:
     second = recorder.start("e2", EpisodeInfo(), 4)
     recorder.stop(None, 5)
     assert words_of(second) == ["again"]
+
+
+@pytest.mark.parametrize("what", ["the bag", "its file", "the folder of all, with another in its place"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_bag_that_is_removed_or_moved_breaks_off_at_once(
+    made: Any, tmp_path: Path, what: str, moved: bool
+) -> None:
+    """Its file can be written to all the same, and is lost when it is closed."""
+    recorder, told = made(flush_s=0.01)
+    path = recorder.start("e", EpisodeInfo(), 1)
+    recorder.take(A, 2, text("before"))
+    until(lambda: recorder.state().counts["/a"].written == 1)
+    lost = {"the bag": path, "its file": path / "e.mcap"}.get(what, path.parent)
+    lost.rename(tmp_path / "elsewhere")
+    if not moved:
+        shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
+    path.parent.mkdir(exist_ok=True)
+    recorder.take(A, 3, text("after"))
+    until(lambda: not recorder.state().recording, "it does not break off")
+    assert len(told) == 1 and f"{path / 'e.mcap'} was removed or moved, expected it where it" in told[0]
+    second = recorder.start("e2", EpisodeInfo(), 4)
+    recorder.take(A, 5, text("again"))
+    recorder.stop(None, 6)
+    assert words_of(second) == ["again"]
+
+
+def test_a_bag_gets_whole_though_its_note_was_tidied_away(made: Any) -> None:
+    recorder, told = made()
+    path = recorder.start("e", EpisodeInfo(), 1)
+    recorder.take(A, 2, text("all"))
+    (path / UNFINISHED).unlink()
+    recorder.stop(None, 3)
+    assert words_of(path) == ["all"] and not open_bag(path).truncated and not told
 
 
 def test_a_bag_that_the_disk_does_not_take_is_named(made: Any, tmp_path: Path) -> None:

@@ -116,15 +116,27 @@ class BagWriter:
         self.bytes_written += len(data)
 
     def flush(self) -> None:
-        """Puts everything so far on the disk. Raises OSError if the disk does not take it."""
+        """Puts everything so far on the disk.
+
+        Raises:
+            OSError: the disk does not take it, or the bag is no longer where it was made.
+        """
         if not self._pending:
             return
+        self._check_place()
         storage = self._storage
         if storage.chunk.msgs:
             storage.close_chunk()
         storage.bio.flush()
         os.fsync(storage.bio.fileno())
         self._pending = False
+
+    def _check_place(self) -> None:
+        """A file that was removed or moved can still be written to, and nobody would ever find it."""
+        file = self.path / f"{self.path.name}.mcap"
+        found = file.stat() if file.exists() else None
+        if found is None or not os.path.samestat(found, os.fstat(self._storage.bio.fileno())):
+            raise FileNotFoundError(f"{file} was removed or moved, expected it where it was made")
 
     def close(self, info: Mapping[str, Any]) -> None:
         """Ends the bag: index and metadata.yaml.
@@ -140,7 +152,7 @@ class BagWriter:
         put_info(self.path / "metadata.yaml", info)
         _sync(self.path / f"{self.path.name}.mcap")
         _sync(self.path / "metadata.yaml")
-        (self.path / UNFINISHED).unlink()
+        (self.path / UNFINISHED).unlink(missing_ok=True)
         _sync_directory(self.path)
 
     def abort(self) -> None:
