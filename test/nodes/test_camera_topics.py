@@ -52,6 +52,10 @@ def yuyv(value: int) -> array.array[int]:
         ({"encoding": "yuv422_yuy2", "step": 192}, "front: encoding is 'yuv422_yuy2', expected 'rgb8'"),
         ({"encoding": "x\n[FATAL] fake" * 70_000}, r"front: encoding is 'x\n[FATAL] fake"),
         (
+            {"encoding": "32FC1", "step": 384},
+            "expected 'rgb8' (robot file); with `encoding: 32FC1` there only cv_bridge could convert it",
+        ),
+        (
             {"width": 0, "height": 0, "step": 0, "data": array.array("B")},
             "front: width is 0 pixels, expected 96",
         ),
@@ -176,6 +180,39 @@ def test_stamps_of_no_clock_or_of_another_one_are_named(
     bench.until(tried, words)
     assert "camera 'front'" in statuses[-1].problem or statuses[-1].problem.startswith("front: ")
     assert "image_stamps:=receipt" in statuses[-1].problem
+
+
+def test_a_camera_of_a_clock_that_is_a_little_ahead_is_told_of_and_held(bench: Any, robot: RobotFile) -> None:
+    """Else its images would be paired with those that the others take so much later."""
+    rig = Rig(bench, robot)
+    statuses = problems(rig)
+    rig.say(WORDS)
+    rig.chunk(1)
+    words = "s ahead of this machine's clock, expected at most 0.05 s ahead: do the clocks agree?"
+
+    def told() -> bool:
+        return bool(bench.says(NAME, ERROR, words)) and words in statuses[-1].problem
+
+    def tried() -> bool:
+        if not told():
+            rig.observe(front={"header": rig.image("front", rig.now_ns() + S // 10).header})
+        return told()
+
+    bench.until(tried, words)
+    before = len(rig.policy.seen)
+    for _ in range(5):
+        rig.observe(front={"header": rig.image("front", rig.now_ns() + S // 10).header})
+    assert len(rig.policy.seen) == before
+    rig.chunk(len(rig.chunks) + 1)
+    bench.until(lambda: statuses[-1].problem == "")
+
+
+def test_the_same_stamp_again_is_called_so(bench: Any, robot: RobotFile) -> None:
+    rig = Rig(bench, robot)
+    header = rig.image("front", rig.now_ns()).header
+    for _ in range(2):
+        rig.observe(front={"header": header})
+    bench.until(lambda: bench.says(NAME, ERROR, "front: stamp is the same as that of the last one, expected"))
 
 
 @pytest.mark.parametrize("by", ["parameter", "robot file"])

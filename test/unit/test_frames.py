@@ -164,12 +164,14 @@ def test_a_stamp_in_the_future_is_a_clock_that_is_wrong(frames: FrameBuilder, ro
     assert "0.500 s in the future: do the clocks agree?" in problem.message
 
 
-@pytest.mark.parametrize("back_ms", [0, 5])
+@pytest.mark.parametrize(
+    ("back_ms", "found"), [(0, "the same as that of the last one"), (5, "5.0 ms before the last one")]
+)
 def test_an_image_out_of_order_or_repeated_is_refused(
-    frames: FrameBuilder, robot: RobotFile, back_ms: int
+    frames: FrameBuilder, robot: RobotFile, back_ms: int, found: str
 ) -> None:
     fill(frames, robot)
-    with pytest.raises(FrameError, match=rf"front: stamp is {back_ms}.0 ms before the last one"):
+    with pytest.raises(FrameError, match=f"front: stamp is {found}, expected a later"):
         frames.add_image("front", T0 - back_ms * MS, picture(robot, "front"))
     assert ready(frames.build(T0)).stamp_ns == T0
 

@@ -208,7 +208,8 @@ class FrameBuilder:
             self.clear()
             return
         back_ms = (last_ns - stamp_ns) / 1e6
-        raise FrameError(stream, "stamp", f"{back_ms:.1f} ms before the last one", "a later one")
+        found = f"{back_ms:.1f} ms before the last one" if back_ms else "the same as that of the last one"
+        raise FrameError(stream, "stamp", found, "a later one")
 
     def build(self, now_ns: int) -> Observation | NotReady:
         """The newest observation that is complete and whose parts belong together, or why there is none."""

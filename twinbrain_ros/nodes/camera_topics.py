@@ -90,6 +90,7 @@ class CameraTopics:
         self._headers: dict[str, int] = {}  # newest stamp of each camera's messages
         self._refused: dict[str, tuple[str, str]] = {}  # cause and sentence of the newest image
         self._astray: dict[str, str] = {}  # what is wrong with the clock of the newest image
+        self._ahead: set[str] = set()  # cameras whose newest image is not even taken yet, by its stamp
         self._silent: dict[str, str] = {}  # what the graph says of a camera from which nothing has come
         self._senders: dict[str, dict[bytes, float]] = {name: {} for name in self._cameras}
         self._jumped: set[str] = set()
@@ -139,10 +140,13 @@ class CameraTopics:
 
     def _watch_clock(self, name: str, header_ns: int, last_ns: int, now_ns: int) -> None:
         behind_s = (now_ns - header_ns) / NS_PER_S
+        self._ahead.discard(name)
         if -FUTURE_TOLERANCE_S <= behind_s <= self._max_age_s or now_ns == 0:
             self._astray.pop(name, None)
         else:
             self._astray[name] = _astray(name, header_ns, behind_s)
+            if behind_s < 0:
+                self._ahead.add(name)
         if last_ns - header_ns > RESTART_S * NS_PER_S:
             self._jumped.add(name)
             back_s = (last_ns - header_ns) / NS_PER_S
@@ -172,7 +176,11 @@ class CameraTopics:
 
     def problem(self) -> str:
         """What forbids to act on images that are there; empty: nothing."""
-        return self._together
+        return self._together or self.ahead()
+
+    def ahead(self) -> str:
+        """Which camera's clock is certainly ahead: its images would be paired with what came after them."""
+        return next((self._astray[name] for name in self._cameras if name in self._ahead), "")
 
     def check(self) -> None:
         """Looks at what makes no event; called once a second."""

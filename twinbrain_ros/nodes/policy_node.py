@@ -140,7 +140,7 @@ class PolicyNode(TwinBrainNode):
         self.health.figure(LEFT_AGE)
         for topic in robot.topics.all_joint_states:
             commanded = topic == robot.topics.commanded_joint_states
-            self.subscribe(JointState, topic, partial(self._on_joints, commanded=commanded), qos.SENSOR_IN)
+            self.subscribe(JointState, topic, partial(self._on_joints, commanded=commanded), qos.JOINTS_IN)
         self.health.count("joint_states_repeated", 0)
         assert self._instructions is not None
         self._instructions.listen(self._policy.prompts, self._on_instruction)
@@ -374,9 +374,12 @@ class PolicyNode(TwinBrainNode):
             self.report(why.cause, why.message, why.level)
         else:
             self._cameras.compare(result)
-            if frozen := self._frozen.problem():
+            if wrong := self._cameras.ahead():
+                cause = "observation/clock"
+            elif wrong := self._frozen.problem():
                 cause = "observation/frozen"
-                self.report(cause, frozen)
+            if wrong:
+                self.report(cause, wrong)
         if self._not_ready != cause:
             self.health.clear(self._not_ready)
         self._not_ready = cause
