@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from twinbrain_ros.data import pixels
 from twinbrain_ros.data.pixels import Buffer, PixelError
-from twinbrain_ros.robot.encodings import ENCODINGS, same_encoding
+from twinbrain_ros.robot.encodings import CONVERTED, ENCODINGS, same_encoding
 from twinbrain_ros.robot.robot_file import Camera
 from twinbrain_ros.text import shown
 
@@ -48,8 +48,10 @@ def image_from_buffer(
     """
     if encoding != camera.encoding and not same_encoding(encoding, camera.encoding):
         expected = f"{camera.encoding!r} (robot file)"
-        if encoding in ENCODINGS:
+        if encoding in CONVERTED:
             expected += f"; with `encoding: {encoding}` there it is converted"
+        elif encoding in ENCODINGS:
+            expected += f"; with `encoding: {encoding}` there only cv_bridge could convert it"
         raise FrameError(camera.name, "encoding", shown(encoding), expected)
     if width != camera.width:
         raise FrameError(camera.name, "width", f"{width} pixels", f"{camera.width}")

@@ -248,6 +248,16 @@ def _is_whole(packed: bytes) -> bool:
     return any(marker == _JPEG_END for marker, _ in _jpeg_markers(packed))
 
 
+def _looks_like(packed: bytes) -> str:
+    """What data that are neither JPEG nor PNG are."""
+    if packed.startswith((_PNG, _JPEG)):
+        return "end before they say how large the image is"
+    if packed[8:12] == b"WEBP":
+        return "are WebP"
+    kinds = {b"BM": "BMP", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+    return next((f"are {kind}" for start, kind in kinds.items() if packed.startswith(start)), "no image is")
+
+
 def unpacked(data: Buffer, form: str, width: int, height: int, value_range: Range = FULL_RANGE) -> Pixels:
     """Pixels [H, W, 3] uint8 RGB of a sensor_msgs/CompressedImage: JPEG or PNG of 8 or 16 bits.
 
@@ -265,7 +275,7 @@ def unpacked(data: Buffer, form: str, width: int, height: int, value_range: Rang
     packed = memoryview(data).tobytes()  # type: ignore[arg-type]  # as above
     size = size_of(packed)
     if size is None:
-        raise PixelError("data", f"{len(packed)} bytes that no image is", "JPEG or PNG")
+        raise PixelError("data", f"{len(packed)} bytes that {_looks_like(packed)}", "JPEG or PNG")
     if size != (width, height):
         raise PixelError("height, width", f"{size[::-1]}", f"{(height, width)} pixels")
     # Of a truncated one OpenCV gives the rest in grey, without a word.
