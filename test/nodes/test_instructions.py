@@ -16,6 +16,7 @@ from std_srvs.srv import Trigger
 from twinbrain_ros.msg import InstructionInForce
 from twinbrain_ros.srv import StartEpisode
 
+from twinbrain_ros.cli import main
 from twinbrain_ros.data.bag import open_bag
 from twinbrain_ros.nodes import qos
 from twinbrain_ros.nodes.instructions import MAX_INSTRUCTION_CHARACTERS
@@ -92,6 +93,30 @@ def test_a_refused_one_is_told_as_refused(rig: Rig, text: str, reason: str) -> N
     assert not told[-1].refused and not told[-1].reason
 
 
+def test_each_refused_one_is_in_the_log_and_a_repeated_one_once(
+    rig: Rig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = in_force(rig)
+    rig.told(RED)
+    for number, text in enumerate(("sing", "sing", "sing on", "")):
+        rig.say(text)
+        rig.bench.until(lambda number=number: sum(bool(message.reason) for message in told) > number, text)
+    logged = [line for line in capfd.readouterr().err.splitlines() if "refused, the arm will hold" in line]
+    assert len(logged) == 3
+    assert "found an empty text" in logged[-1]
+
+
+def test_nobody_is_said_not_to_be_heard_who_is(
+    bench: Any, robot: RobotFile, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rig = Rig(bench, robot)
+    words = bench.node.create_publisher(String, robot.topics.instruction, qos.SAID_BEST_EFFORT)
+    bench.until(lambda: words.get_subscription_count() > 0)
+    words.publish(String(data=GREEN))
+    bench.until(lambda: rig.node.instruction == GREEN)
+    assert "[policy_node]: New publisher" not in capfd.readouterr().err
+
+
 # Recorders ------------------------------------------------------------------------------------------
 
 
@@ -146,12 +171,19 @@ def test_beside_a_recorder_every_one_is_heard_that_is_said_once(rig: Rig, tmp_pa
     assert bag.episode.instruction == followed[-1] and not bag.episode.refused
 
 
-def test_a_recorder_labels_what_the_policy_took_and_what_it_refused(rig: Rig, tmp_path: Path) -> None:
+def test_a_recorder_labels_what_the_policy_took_and_what_it_refused(
+    rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recording = Recording(rig, tmp_path)
     rig.told(RED)
     rig.say("sing")
     rig.bench.until(lambda: recording.node._instructions.refused)
-    info = recording.stop().episode
+    bag = recording.stop()
+    info = bag.episode
+    assert main(["bag", "info", str(bag.path)]) == 0
+    assert "'sing': " in next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("refused")
+    )
     assert info.instruction == RED
     assert info.refused.startswith("'sing': ") and "vocabulary" in info.refused
 

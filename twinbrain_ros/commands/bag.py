@@ -54,6 +54,7 @@ def _info(args: argparse.Namespace) -> int:
         rows += [("cut off", f"{bag.truncated}; `twinbrain bag repair` mends it")] if bag.truncated else []
         known = (
             ("robot", info.robot), ("policy", info.policy), ("instruction", info.instruction),
+            ("refused", info.refused),
             ("task", f"{info.task}, seed {info.seed}" if info.task else ""), ("note", info.note),
             ("ended", info.ended),
         )  # fmt: skip

@@ -214,10 +214,10 @@ class TwinBrainNode(LifecycleNode):
         run.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
         return self.create_timer(period_s, run, clock=self._steady)
 
-    def report(self, cause: str, message: str, level: Level = Level.ERROR) -> None:
-        """Notes a problem; on its first time it goes to the log and, at once, to /diagnostics."""
+    def report(self, cause: str, message: str, level: Level = Level.ERROR, anew: bool = False) -> None:
+        """Notes a problem; on its first time, or anew, it goes to the log and, at once, to /diagnostics."""
         message = sentence(message)
-        if not self.health.report(cause, message, level):
+        if not self.health.report(cause, message, level, anew):
             return
         # Two calls, not one chosen: rclpy ties a severity to the line that logs.
         if level is Level.ERROR:

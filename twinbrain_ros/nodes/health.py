@@ -75,14 +75,18 @@ class Health:
         self._words: dict[str, str] = {}
         self._figures: dict[str, tuple[Percentiles, tuple[float, ...]]] = {}
 
-    def report(self, cause: str, message: str, level: Level = Level.ERROR) -> bool:
-        """Notes a problem; True when it is to be logged now, as the first of its cause or after a while."""
+    def report(self, cause: str, message: str, level: Level = Level.ERROR, anew: bool = False) -> bool:
+        """Notes a problem; True when it is to be logged now, as the first of its cause or after a while.
+
+        Args:
+            anew: it is another one of its cause, and to be logged whatever was.
+        """
         message = sentence(message)
         problem = self._problems.setdefault(cause, _Problem(level, message, active=False))
         was_active, now = problem.active, self._clock()
         problem.level, problem.message, problem.active = level, message, True
         problem.count += 1
-        if was_active or now - problem.logged_s < LOG_AGAIN_AFTER_S:
+        if not anew and (was_active or now - problem.logged_s < LOG_AGAIN_AFTER_S):
             return False
         problem.logged_s = now
         return True

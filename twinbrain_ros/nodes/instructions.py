@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from std_msgs.msg import String
 
@@ -43,6 +44,7 @@ class Instructions:
     def __init__(self, node: TwinBrainNode, robot: RobotFile) -> None:
         self._node, self._topic = node, robot.topics.instruction
         self.text = ""
+        self._refused: str | None = None  # the newest text, if it was refused
         self._heard_as: dict[str, Any] = {}
         self._idle: Counter[str] = Counter()
         self._heard: deque[tuple[bytes, int]] = deque(maxlen=_REMEMBERED)
@@ -86,7 +88,11 @@ class Instructions:
         def hear(message: String, information: Any) -> None:
             guarded(message, information)
 
-        return self._node.create_subscription(String, self._topic, hear, PROFILES[name])
+        # Who offers something else is heard in another way: rclpy would warn that it is not.
+        silent = SubscriptionEventCallbacks(use_default_callbacks=False)
+        return self._node.create_subscription(
+            String, self._topic, hear, PROFILES[name], event_callbacks=silent
+        )
 
     def _hear(self, message: String, information: dict[str, Any]) -> None:
         gid = information.get("publisher_gid") or {}  # Jazzy does not give it
@@ -110,8 +116,10 @@ class Instructions:
         except ValueError as error:
             self.text = ""
             self._tell(refused=shown(text), reason=sentence(error))
-            self._node.report(CAUSE, f"refused, the arm will hold: {error}")
+            anew, self._refused = text != self._refused, text
+            self._node.report(CAUSE, f"refused, the arm will hold: {error}", anew=anew)
             return
+        self._refused = None
         self._node.health.clear(CAUSE)
         changed, self.text = text != self.text, text
         self._tell()
