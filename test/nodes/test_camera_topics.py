@@ -13,7 +13,7 @@ import rclpy
 from camera_files import robot_with
 from policy_rig import Rig
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from twinbrain_ros.msg import PolicyStatus
 
@@ -205,6 +205,22 @@ def test_a_camera_of_a_clock_that_is_a_little_ahead_is_told_of_and_held(bench: A
     assert len(rig.policy.seen) == before
     rig.chunk(len(rig.chunks) + 1)
     bench.until(lambda: statuses[-1].problem == "")
+
+
+def test_what_is_wrong_with_joint_states_is_in_the_policys_status(bench: Any, robot: RobotFile) -> None:
+    rig = Rig(bench, robot)
+    statuses = problems(rig)
+    joints = bench.publisher(JointState, robot.topics.joint_states)
+    words = "joint_states: stamp is zero, expected the time of the measurement"
+
+    def tried() -> bool:
+        names = [*robot.arm_joints, robot.gripper.joint]
+        joints.publish(JointState(name=names, position=[*robot.home.tolist(), 0.03]))
+        for camera in robot.cameras:
+            rig.cameras[camera.name].publish(rig.image(camera.name, rig.now_ns()))
+        return bool(bench.says(NAME, ERROR, words)) and statuses and words in statuses[-1].problem
+
+    bench.until(tried, words)
 
 
 def test_the_same_stamp_again_is_called_so(bench: Any, robot: RobotFile) -> None:

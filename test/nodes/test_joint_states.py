@@ -101,6 +101,22 @@ def test_each_joint_in_a_message_of_its_own_and_all_at_once(bench: Any, robot: R
         bench.until(all_came, "some pushed out others")
 
 
+def test_joint_states_without_a_stamp_are_called_so(bench: Any, robot: RobotFile) -> None:
+    rig = ControllerRig(bench, robot)
+    rig.joints_go = False
+    words = "joint_states: stamp is zero, expected the time of the measurement"
+
+    def publish() -> None:
+        message = rig.joint_state()
+        message.header.stamp = convert.to_time(0)
+        rig.joints.publish(message)
+
+    bench.node.create_timer(0.02, publish)
+    bench.until(lambda: bench.says(NAME, ERROR, words))
+    answer = rig.set_mode(ControlMode.TELEOP)
+    assert not answer.success and words in answer.message
+
+
 def test_a_gripper_that_is_not_measured_is_told_of_and_the_arm_moves_all_the_same(
     bench: Any, robot: RobotFile
 ) -> None:

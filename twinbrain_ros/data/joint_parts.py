@@ -12,6 +12,16 @@ from twinbrain_ros.robot.joint_part import JointPart, joint_names
 from twinbrain_ros.robot.robot_file import RobotFile
 
 STREAM = "joint_states"
+# A clock that says less than this may be that of a simulation that has just begun [ns].
+UNSTAMPED_FROM_NS = 5_000_000_000
+
+
+def check_stamped(stamp_ns: int, now_ns: int) -> None:
+    """Raises FrameError for joint states without a stamp; a simulation begins at time zero."""
+    if stamp_ns == 0 and now_ns > UNSTAMPED_FROM_NS:
+        raise FrameError(
+            STREAM, "stamp", "zero", "the time of the measurement: the driver does not stamp them"
+        )
 
 
 def part_from_names(

@@ -27,7 +27,7 @@ from twinbrain_ros.control.modes import Intervention, Mode, ModeChange
 from twinbrain_ros.control.verdict import Command, Outcome, Verdict
 from twinbrain_ros.control.watchdogs import PolicyBeat
 from twinbrain_ros.data.decode import FrameError
-from twinbrain_ros.data.joint_parts import part_from_names
+from twinbrain_ros.data.joint_parts import check_stamped, part_from_names
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.msg import ChunkStatus, ControlMode, PolicyStatus
 from twinbrain_ros.msg import Intervention as InterventionMessage
@@ -188,6 +188,8 @@ class ControllerNode(TwinBrainNode):
         try:
             stamp_ns = convert.from_time(message.header.stamp)
             part = part_from_names(stamp_ns, message.name, message.position, self.robot)
+            if part is not None:
+                check_stamped(stamp_ns, self.now_ns())
         except FrameError as error:
             self._controller.joints.refuse(str(error), time.monotonic_ns())
             self.report(f"joint_states/{error.field}", str(error))

@@ -30,14 +30,15 @@ from twinbrain_ros.data.frames import (
     Observation,
 )
 from twinbrain_ros.data.frozen import FrozenCameras
-from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
+from twinbrain_ros.data.joint_parts import STREAM, JointMerger, check_stamped, part_from_names
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.msg import ChunkStatus, PolicyStatus
 from twinbrain_ros.nodes import convert, qos
 from twinbrain_ros.nodes.asking import Asking
 from twinbrain_ros.nodes.base import TwinBrainNode
-from twinbrain_ros.nodes.camera_topics import CameraTopics
+from twinbrain_ros.nodes.camera_topics import CameraTopics, Why
 from twinbrain_ros.nodes.graph_watch import LOOK_S, GraphWatch
+from twinbrain_ros.nodes.health import Level
 from twinbrain_ros.nodes.instructions import Instructions
 from twinbrain_ros.nodes.parameters import Declared
 from twinbrain_ros.nodes.policy_loading import (
@@ -84,6 +85,7 @@ class PolicyNode(TwinBrainNode):
         self._answered = self.create_guard_condition(self._guarded(self._take_answers))
         self._said = self.create_guard_condition(self._guarded(self._take_said))
         self._instructions: Instructions | None = None
+        self._joints_refused: Why | None = None  # why the newest joint states were
         self._not_ready = ""  # why there was no observation when last looked
         self._sequence = 0
         self._rival = ""  # why another policy stands against this one
@@ -208,11 +210,15 @@ class PolicyNode(TwinBrainNode):
         try:
             stamp_ns = convert.from_time(message.header.stamp)
             part = part_from_names(stamp_ns, message.name, message.position, self.robot, commanded)
+            if part is None:
+                return  # of others
+            check_stamped(stamp_ns, self.now_ns())
         except FrameError as error:
-            self.report(f"joint_states/{error.field}", str(error))
+            cause = f"joint_states/{error.field}"
+            self._joints_refused = Why(cause, str(error), Level.ERROR)
+            self.report(cause, str(error))
             return
-        if part is None:
-            return  # of others
+        self._joints_refused = None
         self.health.clear("joint_states")
         if not self._frames.add_part(part):
             self.health.count("joint_states_repeated")
@@ -333,12 +339,18 @@ class PolicyNode(TwinBrainNode):
         if self._rival:
             return self._rival
         if isinstance(result, NotReady):
-            return self._cameras.explained(result).message
+            return self._explained(result).message
         return (
             self._cameras.problem()
             or self._frozen.problem()
             or ("" if self.instruction else "there is no instruction")
         )
+
+    def _explained(self, result: NotReady) -> Why:
+        assert self._cameras is not None
+        if self._joints_refused is not None and result.stream == STREAM:
+            return self._joints_refused
+        return self._cameras.explained(result)
 
     def _policy_name(self) -> str:
         return self._policy.name if self._policy is not None else ""
@@ -352,7 +364,7 @@ class PolicyNode(TwinBrainNode):
         assert self._frames is not None and self._cameras is not None
         result = self._frames.look(cameras, self.now_ns())
         if isinstance(result, NotReady):
-            return dataclasses.replace(result, message=self._cameras.explained(result).message)
+            return dataclasses.replace(result, message=self._explained(result).message)
         return result
 
     def _take_said(self) -> None:
@@ -369,7 +381,7 @@ class PolicyNode(TwinBrainNode):
         result = self._frames.build(self.now_ns())
         cause = ""
         if isinstance(result, NotReady):
-            why = self._cameras.explained(result)
+            why = self._explained(result)
             cause = why.cause
             self.report(why.cause, why.message, why.level)
         else:
