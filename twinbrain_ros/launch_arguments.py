@@ -19,7 +19,7 @@ from twinbrain_ros.robot.robot_file import load_robot
 from twinbrain_ros.text import shown
 
 _NAMESPACE = re.compile(r"/?([A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*)?")
-_DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:[0-9]+)?")
 CHECKPOINT_FILE = "config.json"
 
 

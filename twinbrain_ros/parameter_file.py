@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from twinbrain_ros.text import shown
+from twinbrain_ros.text import one_line, shown
 
 _PARAMETERS = "ros__parameters"
 _ANY = ("*", "**")
@@ -60,7 +60,7 @@ def check_parameter_file(path: Path, nodes: Nodes, others: bool = False) -> dict
     except RecursionError:
         raise ParameterFileError(f"{path}: found YAML that refers to itself, expected nodes") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParameterFileError(f"{path}: not readable as YAML: {error}") from None
+        raise ParameterFileError(f"{path}: not readable as YAML: {one_line(error)}") from None
     said: dict[str, Any] = {}
     for pattern, values in blocks:
         reached: Nodes = {name: known for name, known in nodes.items() if _reaches(pattern, name)}

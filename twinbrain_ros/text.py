@@ -39,6 +39,11 @@ def sentence(text: object, most: int = SENTENCE_CHARACTERS) -> str:
     return _escaped(full[:most])[: kept - tail] + middle + _escaped(full[-most:])[-tail:]
 
 
+def one_line(text: object) -> str:
+    """The same in one line; YAML's errors show in several where they are."""
+    return " ".join(str(text).split())
+
+
 def _escaped(text: str) -> str:
     if text.isprintable():
         return text

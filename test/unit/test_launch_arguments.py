@@ -40,6 +40,7 @@ ARGUMENTS = {
         ("robot", "wx260s", "shipped robots: franka, wx250s"),
         ("checkpoint", "/nowhere", "no such directory, expected the directory of a TwinBrain checkpoint"),
         ("checkpoint", "/", "no config.json in it"),
+        ("device", "gpu", "expected a device as torch names it"),
         ("device", "CUDA 0", "expected a device as torch names it"),
         ("bag_dir", "/dev/null/bags", "expected a directory that can be written to"),
         ("bag_dir", "", "expected a directory that can be written to"),

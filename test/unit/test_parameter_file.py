@@ -79,7 +79,7 @@ def test_namespaces_may_be_levels_and_nodes_of_others_have_what_they_like(tmp_pa
         ("a: &a\n  b: *a\n", "YAML that refers to itself"),
         ("", "expected nodes"),
         ("- a\n", "expected nodes"),
-        ("a: [", "not readable as YAML"),
+        ("a: [", "not readable as YAML: while parsing a flow node expected the node content, but found"),
     ],
 )
 def test_what_is_said_to_nobody_is_named(tmp_path: Path, text: str, expected: str) -> None:

@@ -177,10 +177,18 @@ def test_a_message_that_cannot_be_written_is_told_and_the_others_go_on(made: Any
     assert EpisodeInfo.from_json(open_bag(path).info).counts["/odd"] == TopicCounts(1, 0, 0)
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "/tmp/x", ".hidden"])
+@pytest.mark.parametrize("name", ["", " ", "..", "a/b", "/tmp/x", ".hidden"])
 def test_a_name_that_is_none_is_refused(made: Any, name: str) -> None:
     with pytest.raises(RecorderError, match="expected the name of a new directory"):
         made()[0].start(name, EpisodeInfo(), 1)
+
+
+def test_a_name_that_no_disk_takes_is_refused_by_its_length(made: Any) -> None:
+    with pytest.raises(RecorderError, match=r"name: found 400 bytes \('ä+'\.\.\. .*, expected at most 200"):
+        made()[0].start("ä" * 200, EpisodeInfo(), 1)
+    words = "ä" * 100
+    path = made()[0].start(words, EpisodeInfo(), 1)
+    assert path.name == words
 
 
 def test_what_cannot_be_done_now_is_refused_and_nothing_is_lost(made: Any) -> None:

@@ -24,6 +24,8 @@ from twinbrain_ros.text import shown
 LOOK_S = 0.02
 CLOSE_TIMEOUT_S = 30.0
 STOPPED = "stopped"
+# File systems take 255, and what is in a bag is named after it.
+NAME_BYTES = 200
 
 Transform = Callable[[Topic, bytes], tuple[Topic, bytes]]
 
@@ -164,8 +166,11 @@ class Recorder:
         if self._episode is not None:
             doing = "still being closed" if self._episode.ending else "being recorded"
             raise RecorderError(f"an episode is {doing}: {self._episode.bag.path}")
-        if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
+        if not name.strip() or Path(name).name != name or name.startswith(".") or not name.isprintable():
             raise RecorderError(f"name: found {shown(name)}, expected the name of a new directory")
+        if len(name.encode()) > NAME_BYTES:
+            found = f"{len(name.encode())} bytes ({shown(name, 60)})"
+            raise RecorderError(f"name: found {found}, expected at most {NAME_BYTES}")
         if not self._directory.is_dir():
             raise RecorderError(f"{self._directory}: the folder is gone, expected it as it was at configure")
         if (free := self._free_bytes()) < self._settings.min_free_bytes:

@@ -24,6 +24,7 @@ from twinbrain_ros.robot.command_interfaces import ArmCommand, GripperCommand, r
 from twinbrain_ros.robot.poses import HOME, Pose, read_finger, read_poses
 from twinbrain_ros.robot.strict import StrictMapping
 from twinbrain_ros.robot.teleop_inputs import TeleopInput, read_teleop
+from twinbrain_ros.text import one_line
 
 ACTION_SPACES = ("ee_delta", "joint_position")
 COMPOSITIONS = ("observation", "previous_target")
@@ -213,7 +214,7 @@ def load_robot(name_or_path: str | Path) -> RobotFile:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RobotFileError(f"{path}: not readable as YAML: {error}") from error
+        raise RobotFileError(f"{path}: not readable as YAML: {one_line(error)}") from error
     robot = _robot(document, path)
     _check_urdf(robot)
     return robot
