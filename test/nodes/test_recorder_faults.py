@@ -143,6 +143,20 @@ def test_a_mode_message_that_is_none(bench: Any, tmp_path: Path, robot: RobotFil
     bench.until(lambda: bench.says(NAME, 0, "recording"))
 
 
+def test_a_mode_that_is_none_is_named_and_ends_no_episode(
+    bench: Any, tmp_path: Path, robot: RobotFile
+) -> None:
+    recording = Recording(bench, tmp_path / "bags", robot)
+    recording.mode(ControlMode.AUTONOMY)
+    bench.until(recording.records)
+    recording.mode(77)
+    bench.until(lambda: bench.says(NAME, ERROR, "control_mode: mode is 77, expected one of 0, 1, 2, 3, 4"))
+    assert recording.records()
+    recording.mode(ControlMode.HOLD)
+    bench.until(lambda: not recording.records())
+    bench.until(lambda: bench.says(NAME, 0, "active"))
+
+
 def test_autonomy_while_the_last_bag_is_being_closed(
     bench: Any, tmp_path: Path, robot: RobotFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

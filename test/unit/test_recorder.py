@@ -367,6 +367,8 @@ def test_a_bag_that_is_removed_or_moved_breaks_off_at_once(
     recorder.take(A, 3, text("after"))
     until(lambda: not recorder.state().recording, "it does not break off")
     assert len(told) == 1 and f"{path / 'e.mcap'} was removed or moved, expected it where it" in told[0]
+    with pytest.raises(RecorderError, match=r"no episode is being recorded; the last one: .* broke off"):
+        recorder.stop(None, 4)
     second = recorder.start("e2", EpisodeInfo(), 4)
     recorder.take(A, 5, text("again"))
     recorder.stop(None, 6)

@@ -226,7 +226,7 @@ class Recorder:
         """
         episode = self._episode
         if episode is None:
-            raise RecorderError("no episode is being recorded")
+            raise RecorderError(f"no episode is being recorded{self._why_none()}")
         with self._lock:
             if info is not None:
                 episode.info = dataclasses.replace(
@@ -240,6 +240,12 @@ class Recorder:
         if episode.failure:
             raise RecorderError(episode.failure)
         return episode.bag.path
+
+    def _why_none(self) -> str:
+        """Why the last episode ended, where nobody asked for that."""
+        if (last := self._last) is None or last.ending == STOPPED:
+            return ""
+        return f"; the last one: {last.failure or f'{last.bag.path}: {last.ending}'}"
 
     def label(self, verdict: Verdict) -> Path:
         """Puts a label on the present episode, or on the last one; returns its bag.

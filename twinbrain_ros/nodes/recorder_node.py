@@ -23,6 +23,7 @@ from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.contract import STRING, Topic, in_namespace, recorded_topics
 from twinbrain_ros.data.episode_info import EpisodeInfo, InfoError, Verdict
 from twinbrain_ros.data.recorder import Recorder, RecorderError, RecorderSettings
@@ -46,6 +47,7 @@ STATUS_S = 1.0
 AGAIN_S = 1.0  # so often it is tried to begin an episode that could not be begun
 ADAPT_S = 0.2
 PERSON = "person"
+MODES = tuple(int(mode) for mode in Mode)
 DRIVES = (ControlMode.AUTONOMY, ControlMode.TELEOP)
 NICENESS = 10
 
@@ -168,6 +170,11 @@ class RecorderNode(TwinBrainNode):
         self._policy = message.policy
 
     def _on_control_mode(self, message: ControlMode) -> None:
+        if message.mode not in MODES:
+            known = ", ".join(str(mode) for mode in MODES)
+            self.report("control_mode", f"control_mode: mode is {message.mode}, expected one of {known}")
+            return
+        self.health.clear("control_mode")
         self._mode = message
         if self.phase == "active":
             self._follow()
