@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,10 @@ from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 
 def looked_at(bench: Any, robot: RobotFile, **more: Any) -> dict[str, Check]:
     """The checks by name, made in a thread of their own as by another process, while the bench runs."""
-    checks: list[Check] = []
-    thread = threading.Thread(target=lambda: checks.extend(live_checks(robot, **more)))
-    thread.start()
-    bench.until(lambda: not thread.is_alive(), "the doctor does not come back")
-    thread.join()
-    return {check.name: check for check in checks}
+    with ThreadPoolExecutor(max_workers=1) as doctor:
+        checks = doctor.submit(lambda: list(live_checks(robot, **more)))
+        bench.until(checks.done, "the doctor does not come back")
+    return {check.name: check for check in checks.result()}
 
 
 def test_a_running_arm_is_described(bench: Any, robot: RobotFile) -> None:
@@ -102,7 +100,7 @@ def test_of_a_gripper_that_is_not_measured_it_says_what_it_was_told(bench: Any, 
     assert checks["joint states"].status == "ok"
     found = checks["gripper's position"]
     assert found.status == "warn" and found.found.endswith("go_to home first")
-    assert rig.trigger("go_home").success
+    rig.go("go_home")
     found = looked_at(bench, commanded)["gripper's position"]
     assert found.status == "ok"
     assert found.found.startswith("as commanded, /commanded_joint_states from /controller_node at ")

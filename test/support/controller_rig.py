@@ -25,6 +25,8 @@ NAME = "controller_node"
 # Bench and controller share a thread, and the machine may be busy: only tests of a watchdog have it sharp.
 CALM = {"joints_timeout_s": 3.0, "overrun_s": 3.0, "policy_timeout_s": 3.0, "observation_timeout_s": 3.0}
 BEAT_S = 0.02
+# How a way to a pose is refused where such a machine was silent for a moment.
+HELD_UP = "cannot start go_to: "
 # The clock has jumped, or the machine stood still: the arm goes on from now.
 MOST_BEHIND_NS = 100_000_000
 
@@ -153,6 +155,13 @@ class ControllerRig:
 
     def trigger(self, service: str) -> Trigger.Response:
         return self.bench.call(Trigger, service, Trigger.Request())
+
+    def go(self, service: str) -> Trigger.Response:
+        """Lets the arm set off to a pose by its service."""
+        while not (answer := self.trigger(service)).success:
+            assert answer.message.startswith(HELD_UP), answer.message
+            self.until_settled()
+        return answer
 
     def send_chunk(self, data: Any = None, **changes: Any) -> ChunkStatus:
         """Publishes a chunk of the present moment; gives what became of it."""
