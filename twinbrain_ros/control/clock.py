@@ -7,6 +7,8 @@ from twinbrain_ros.control.timing import NS_PER_S, TRANSPORT_S, to_ns
 # Two clocks cannot be read at once: a difference that changes by less than this has not changed, so that
 # equal stamps stay equal. A clock that is slewed gets there in some seconds.
 SAME_S = 0.001
+# One that changes by more at once was stepped, and not slewed [ns].
+_STEP_NS = to_ns(0.004)
 # Share of such a change that stamps of commands follow at each reading: their way must not bend with it.
 FOLLOWED = 0.01
 # What a clock that goes on in steps says is late by up to a step [s], and commands with it: they may be so
@@ -62,12 +64,17 @@ class MotionClock:
 
     Args:
         ros_time: motion is reckoned by the ROS clock.
+
+    Attributes:
+        stepped_ns: when the newest step of the ROS clock was seen, by this clock [ns].
     """
 
     def __init__(self, ros_time: bool = False) -> None:
         self.ros_time = ros_time
         self.offset_ns = 0  # how far the ROS clock is ahead of this one, for stamps that arrive
-        self._ahead_ns = 0.0  # the same, for stamps that are given
+        self.stepped_ns, self._before_ns = 0, 0  # and how far it was ahead before
+        self._told = False
+        self._ahead_ns = 0.0  # the same as offset_ns, for stamps that are given
         self._steps = ClockSteps()
 
     def tell(self, now_ns: int, steady_ns: int) -> int:
@@ -77,7 +84,10 @@ class MotionClock:
             return now_ns
         ahead_ns = now_ns - steady_ns
         if abs(ahead_ns - self.offset_ns) > to_ns(SAME_S):
+            if self._told and abs(ahead_ns - self.offset_ns) > _STEP_NS:
+                self.stepped_ns, self._before_ns = steady_ns, self.offset_ns
             self.offset_ns = ahead_ns
+        self._told = True
         change_ns = ahead_ns - self._ahead_ns
         self._ahead_ns += change_ns if abs(change_ns) > to_ns(SAME_S) else FOLLOWED * change_ns
         return steady_ns
@@ -86,6 +96,11 @@ class MotionClock:
     def problem(self) -> str:
         """Why the arm must not be moved by this clock; empty if it may."""
         return self._steps.problem() if self.ros_time else ""
+
+    def before(self, now_ns: int, within_ns: int) -> int | None:
+        """How far the ROS clock was ahead before a step of this time [ns]; None: there was none."""
+        recent = self.stepped_ns and now_ns - self.stepped_ns <= within_ns
+        return self._before_ns if recent else None
 
     def stamp(self, motion_ns: int) -> int:
         """The stamp, on the ROS clock, of a moment of motion that is about now."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from twinbrain_ros.control.arrivals import Arrivals
 from twinbrain_ros.control.clock import MotionClock
 from twinbrain_ros.control.executor import ChunkExecutor
 from twinbrain_ros.control.go_to import GoTo, WayEnd, find_pose
@@ -65,6 +66,7 @@ class ArmController:
     ) -> None:
         self.settings = settings or ControlSettings()
         self.clock = MotionClock(ros_time)
+        self._arrivals = Arrivals(self.clock)
         self.governor = Governor(robot, kinematics, self.settings.velocity_margin)
         self.happenings: list[Happening] = []
         self.still = ""  # why nothing may move the arm, as when its motors are off; empty if it may
@@ -112,8 +114,7 @@ class ArmController:
     @property
     def pose(self) -> Pose | None:
         """The pose that the arm is measured in; None: none that has a name, or the joints are not known."""
-        newest = self.joints.newest
-        return pose_of(self._robot.poses, newest.arm) if newest is not None else None
+        return pose_of(self._robot.poses, newest.arm) if (newest := self.joints.newest) is not None else None
 
     @property
     def advice(self) -> str:
@@ -158,12 +159,9 @@ class ArmController:
     # In ---------------------------------------------------------------------------------------------
 
     def add_joints(
-        self,
-        stamp_ns: int,
-        arm_positions: NDArray[np.float64],
-        finger_m: float,
+        self, stamp_ns: int, arm_positions: NDArray[np.float64], finger_m: float,
         arrived_ns: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Takes in measured joints: arm [J] in rad in robot-file order, gripper joint in m; all finite.
 
         arrived_ns: on the steady clock; None: when they are stamped.
@@ -174,7 +172,8 @@ class ArmController:
 
     def add_part(self, part: JointPart, arrived_ns: int) -> None:
         """Takes in what was measured of some joints; when it arrived is on the steady clock."""
-        self.joints.add(replace(part, stamp_ns=self.clock.motion(part.stamp_ns)), arrived_ns)
+        stamp_ns = self._arrivals.measured(part.stamp_ns, arrived_ns, part.indices)
+        self.joints.add(JointPart(stamp_ns, part.indices, part.positions), arrived_ns)
 
     def joints_problem(self, now_ns: int) -> str:
         """Why the measured joints cannot be relied on now; empty if they can."""
@@ -187,16 +186,17 @@ class ArmController:
     def add_chunk(self, chunk: ActionChunk, now_ns: int, steady_ns: int) -> None:
         """Judges a chunk; an accepted one drives the arm from the next command on."""
         motion_ns, reason = self.clock.tell(now_ns, steady_ns), ""
+        offset_ns = self._arrivals.offset_ns(chunk.observation_ns, motion_ns)
         if self.mode is not Mode.AUTONOMY:
             reason = f"the mode is {self.mode.name}"
-        elif self.clock.motion(chunk.observation_ns) <= self._since_ns:
+        elif chunk.observation_ns - offset_ns <= self._since_ns:
             reason = "it was observed before the switch to autonomy"
         else:
             reason = self.joints_problem(now_ns)
         if reason:
             self.happenings.append(Judged(chunk, Verdict(Outcome.DISCARDED, reason)))
             return
-        judged = self._executor.accept(chunk, motion_ns, self.clock.offset_ns)
+        judged = self._executor.accept(chunk, motion_ns, offset_ns)
         if judged[-1].verdict.outcome in (Outcome.ACCEPTED, Outcome.WAITING):
             self._policy.answered(steady_ns)
         self.happenings += judged
@@ -286,8 +286,7 @@ class ArmController:
         mode = self._modes.next(event)
         if mode not in (Mode.TELEOP, Mode.AUTONOMY, Mode.GO_TO):
             return
-        problem = self._kept_still(mode, now_ns, steady_ns)
-        if problem:
+        if problem := self._kept_still(mode, now_ns, steady_ns):
             raise ModeError(f"cannot start {mode.name.lower()}: {problem}")
         if self.mode is Mode.HOLD and self._place.take(self.settings, self.clock.motion(now_ns), steady_ns):
             self.finger.start()
@@ -344,8 +343,7 @@ class ArmController:
 
     def _watch(self, now_ns: int, steady_ns: int) -> None:
         """Stops the arm if something is wrong that must not be while it is driven."""
-        watchdogs = self.settings.watchdogs
-        motion_ns = self.clock.tell(now_ns, steady_ns)
+        watchdogs, motion_ns = self.settings.watchdogs, self.clock.tell(now_ns, steady_ns)
         clock, rhythm = self._clock_watch.tick(now_ns, steady_ns, watchdogs)
         reason = clock or rhythm or self.clock.problem
         reason = reason or self.barred.reason(self.mode) or self.joints_problem(now_ns)
