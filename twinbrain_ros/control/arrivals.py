@@ -79,10 +79,9 @@ class Arrivals:
         delay_ns = min((since_ns + ahead_ns for ahead_ns in aheads), key=lambda ns: abs(ns - usual_ns))
         if delay_ns < min(usual_ns, 0) - _SAME_NS:  # from the future: its clock was set forward
             known.ahead_ns = usual_ns - since_ns
-        elif delay_ns > usual_ns + _SAME_NS and back_ns is not None and stamp_ns > known.stamp_ns:
-            known.ahead_ns = (
-                back_ns  # set back; a message that is late or out of order is not followed by this
-            )
+        elif back_ns is not None and delay_ns > usual_ns + _SAME_NS and stamp_ns > known.stamp_ns:
+            # Set back: the next one after a late one, or one out of order, would be in time again.
+            known.ahead_ns = back_ns
         else:
             if delay_ns > usual_ns + _SAME_NS and stamp_ns < known.stamp_ns:
                 known.back_ns = usual_ns - since_ns
