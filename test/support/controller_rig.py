@@ -25,8 +25,8 @@ NAME = "controller_node"
 # Bench and controller share a thread, and the machine may be busy: only tests of a watchdog have it sharp.
 CALM = {"joints_timeout_s": 3.0, "overrun_s": 3.0, "policy_timeout_s": 3.0, "observation_timeout_s": 3.0}
 BEAT_S = 0.02
-# How a way to a pose is refused where such a machine was silent for a moment.
-HELD_UP = "cannot start go_to: "
+# How a mode, and a way to a pose, are refused where such a machine was silent for a moment.
+SILENT, HELD_UP = "has been measured for", "cannot start go_to: "
 # The clock has jumped, or the machine stood still: the arm goes on from now.
 MOST_BEHIND_NS = 100_000_000
 
@@ -151,7 +151,11 @@ class ControllerRig:
         return message
 
     def set_mode(self, mode: int) -> SetMode.Response:
-        return self.bench.call(SetMode, "set_mode", SetMode.Request(mode=mode, source="test", reason="try"))
+        """Asks for a mode; again, where a busy machine was silent for a moment."""
+        request = SetMode.Request(mode=mode, source="test", reason="try")
+        while SILENT in (answer := self.bench.call(SetMode, "set_mode", request)).message:
+            self.bench.executor.spin_once(timeout_sec=BEAT_S)
+        return answer
 
     def trigger(self, service: str) -> Trigger.Response:
         return self.bench.call(Trigger, service, Trigger.Request())
@@ -187,8 +191,6 @@ class ControllerRig:
         if hasattr(self, "node"):
             self.until_settled()  # again: a busy machine may have been silent for a moment
         answer = self.set_mode(mode)
-        while "has been measured for" in answer.message:  # silent between the two
-            answer = self.set_mode(mode)
         assert answer.success, answer.message
         assert self.send_chunk().outcome == ChunkStatus.EXECUTED
         self.bench.until(lambda: self.speed() > 0.1, "the arm does not move")
