@@ -31,6 +31,7 @@ from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 # Long enough to start a process that loads PyTorch while every core is busy; only failures take so long.
 DEADLINE_S = 60.0
 EXIT_WITHIN_S = 5.0
+SILENT = "has been measured for"
 ASK_AGAIN_S = 10.0
 ERROR, WARN, OK = 2, 1, 0
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
@@ -94,6 +95,12 @@ class Bench:
         return messages
 
     def call(self, kind: type, name: str, request: Any) -> Any:
+        """A service's answer. Asked again where the machine was silent, and an arm may not move yet."""
+        while SILENT in getattr(answer := self._call(kind, name, request), "message", ""):
+            self.executor.spin_once(timeout_sec=0.02)
+        return answer
+
+    def _call(self, kind: type, name: str, request: Any) -> Any:
         """A service's answer. Asked again if none comes: a server that has not discovered the client's reader
         yet (which the client cannot know) drops its first answer."""
         client = self.node.create_client(kind, name)
