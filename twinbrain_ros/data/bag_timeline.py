@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from twinbrain_ros.control.modes import Mode
 from twinbrain_ros.data.bag import BagError
 from twinbrain_ros.data.decode import FrameError
-from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
+from twinbrain_ros.data.joint_parts import JointMerger, part_of_message
 from twinbrain_ros.data.messages import NS_PER_S, commands_from_message, from_time
 from twinbrain_ros.data.recorded import RecordedFrames
 
@@ -72,9 +72,7 @@ class Timeline:
             self._gripper.append((log_ns, self._robot.gripper.opening(told.finger_m)))
 
     def _on_joints(self, content: Any, log_ns: int, commanded: bool = False) -> None:
-        stamp_ns = from_time(content.header.stamp)
-        part = part_from_names(stamp_ns, content.name, content.position, self._robot, commanded)
-        whole = self._merger.add(part)
+        whole = self._merger.add(part_of_message(content, self._robot, commanded))
         if whole is not None:
             whole_ns, values = whole
             opening = self._robot.gripper.opening(float(values[-1]))

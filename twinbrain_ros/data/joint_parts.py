@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinbrain_ros.data.decode import FrameError
+from twinbrain_ros.data.messages import from_time
 from twinbrain_ros.robot.joint_part import JointPart, joint_names
 from twinbrain_ros.robot.robot_file import RobotFile
 
@@ -16,12 +18,23 @@ STREAM = "joint_states"
 UNSTAMPED_FROM_NS = 5_000_000_000
 
 
-def check_stamped(stamp_ns: int, now_ns: int) -> None:
-    """Raises FrameError for joint states without a stamp; a simulation begins at time zero."""
-    if stamp_ns == 0 and now_ns > UNSTAMPED_FROM_NS:
+def part_of_message(
+    message: Any, robot: RobotFile, commanded: bool = False, now_ns: int | None = None
+) -> JointPart | None:
+    """As `part_from_names`, of a message that was decoded.
+
+    Args:
+        now_ns: the clock of its stamp when it arrived [ns]; None: from a bag.
+    Raises:
+        FrameError: as there, or a live one has no stamp; a simulation begins at time zero.
+    """
+    stamp_ns = from_time(message.header.stamp)
+    part = part_from_names(stamp_ns, message.name, message.position, robot, commanded)
+    if part is not None and stamp_ns == 0 and now_ns is not None and now_ns > UNSTAMPED_FROM_NS:
         raise FrameError(
             STREAM, "stamp", "zero", "the time of the measurement: the driver does not stamp them"
         )
+    return part
 
 
 def part_from_names(

@@ -24,7 +24,7 @@ from twinbrain_ros.data.contract import COMPRESSED, in_namespace
 from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.frames import FrameBuilder, NotReady, Observation
 from twinbrain_ros.data.instructions import Instructions
-from twinbrain_ros.data.joint_parts import part_from_names
+from twinbrain_ros.data.joint_parts import part_of_message
 from twinbrain_ros.data.messages import NS_PER_S, chunk_from_message, from_time, image_from_message
 from twinbrain_ros.data.problems import Problems
 from twinbrain_ros.robot.chunk import ActionChunk, Guide
@@ -356,8 +356,7 @@ class RecordedFrames:
     def _add(self, topic: str, content: Any, log_ns: int) -> int:
         stamp_ns = from_time(content.header.stamp)
         if topic in self._joints:
-            commanded = topic == self._commanded
-            part = part_from_names(stamp_ns, content.name, content.position, self.robot, commanded)
+            part = part_of_message(content, self.robot, topic == self._commanded)
             if part is not None:
                 self._builder.add_part(part)
             return stamp_ns

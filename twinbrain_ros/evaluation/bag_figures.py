@@ -17,7 +17,7 @@ from twinbrain_ros.data.contract import DRY_RUN, in_namespace
 from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.episode_info import SUCCESS
 from twinbrain_ros.data.instructions import Instructions
-from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
+from twinbrain_ros.data.joint_parts import JointMerger, part_of_message
 from twinbrain_ros.data.messages import NS_PER_S, commands_from_message, from_time
 from twinbrain_ros.data.problems import Problems
 from twinbrain_ros.data.recorded import camera_topics, namespace_of, robot_of
@@ -196,9 +196,7 @@ class _Reading:
             )
 
     def _on_joints(self, message: Message, state: Any, commanded: bool = False) -> None:
-        stamp_ns = from_time(state.header.stamp)
-        part = part_from_names(stamp_ns, state.name, state.position, self.robot, commanded)
-        whole = self._merger.add(part)
+        whole = self._merger.add(part_of_message(state, self.robot, commanded))
         if whole is not None:
             self.joints.append((self._time(message.log_ns), whole[1]))
 

@@ -16,7 +16,7 @@ from twinbrain_ros.data.bag import BagError
 from twinbrain_ros.data.decode import FrameError
 from twinbrain_ros.data.frames import Observation
 from twinbrain_ros.data.instructions import Instructions
-from twinbrain_ros.data.joint_parts import JointMerger, part_from_names
+from twinbrain_ros.data.joint_parts import JointMerger, part_of_message
 from twinbrain_ros.data.messages import NS_PER_S, commands_from_message, from_time
 from twinbrain_ros.data.recorded import RecordedFrames
 from twinbrain_ros.evaluation.replay_errors import Poses
@@ -106,9 +106,7 @@ class Track:
             yield
 
     def _on_joints(self, content: Any, commanded: bool) -> None:
-        stamp_ns = from_time(content.header.stamp)
-        part = part_from_names(stamp_ns, content.name, content.position, self._robot, commanded)
-        whole = self._merger.add(part)
+        whole = self._merger.add(part_of_message(content, self._robot, commanded))
         if whole is not None:
             self._rows.append(whole)
             self.newest_ns = whole[0]

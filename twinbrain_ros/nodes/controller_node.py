@@ -27,7 +27,7 @@ from twinbrain_ros.control.modes import Intervention, Mode, ModeChange
 from twinbrain_ros.control.verdict import Command, Outcome, Verdict
 from twinbrain_ros.control.watchdogs import PolicyBeat
 from twinbrain_ros.data.decode import FrameError
-from twinbrain_ros.data.joint_parts import check_stamped, part_from_names
+from twinbrain_ros.data.joint_parts import part_of_message
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.msg import ChunkStatus, ControlMode, PolicyStatus
 from twinbrain_ros.msg import Intervention as InterventionMessage
@@ -186,10 +186,7 @@ class ControllerNode(TwinBrainNode):
         if self._controller is None or self.robot is None:
             return
         try:
-            stamp_ns = convert.from_time(message.header.stamp)
-            part = part_from_names(stamp_ns, message.name, message.position, self.robot)
-            if part is not None:
-                check_stamped(stamp_ns, self.now_ns())
+            part = part_of_message(message, self.robot, now_ns=self.now_ns())
         except FrameError as error:
             self._controller.joints.refuse(str(error), time.monotonic_ns())
             self.report(f"joint_states/{error.field}", str(error))
@@ -199,7 +196,7 @@ class ControllerNode(TwinBrainNode):
             return
         self.health.clear("joint_states")
         self._controller.clock.tell(*self._times())
-        self._driver.add_stamp(stamp_ns, self.now_ns())
+        self._driver.add_stamp(part.stamp_ns, self.now_ns())
         self._controller.add_part(part, time.monotonic_ns())
 
     def _on_policy_status(self, message: PolicyStatus) -> None:

@@ -13,24 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
-from sensor_msgs.msg import JointState
 
 from twinbrain_ros.control.realtime import RealTimeGuide
 from twinbrain_ros.control.timing import to_ns
 from twinbrain_ros.data.frames import (
-    RESTART_S,
     FrameBuilder,
-    FrameError,
     Look,
     NotReady,
     Observation,
 )
 from twinbrain_ros.data.frozen import FrozenCameras
-from twinbrain_ros.data.joint_parts import STREAM, JointMerger, check_stamped, part_from_names
 from twinbrain_ros.msg import ActionChunk as ActionChunkMessage
 from twinbrain_ros.msg import ChunkStatus, PolicyStatus
 from twinbrain_ros.nodes import convert, qos
@@ -38,8 +33,8 @@ from twinbrain_ros.nodes.asking import Asking
 from twinbrain_ros.nodes.base import TwinBrainNode
 from twinbrain_ros.nodes.camera_topics import CameraTopics, Why
 from twinbrain_ros.nodes.graph_watch import LOOK_S, GraphWatch
-from twinbrain_ros.nodes.health import Level
 from twinbrain_ros.nodes.instructions import Instructions
+from twinbrain_ros.nodes.joint_topics import JointTopics
 from twinbrain_ros.nodes.parameters import Declared
 from twinbrain_ros.nodes.policy_loading import (
     Loading,
@@ -85,7 +80,7 @@ class PolicyNode(TwinBrainNode):
         self._answered = self.create_guard_condition(self._guarded(self._take_answers))
         self._said = self.create_guard_condition(self._guarded(self._take_said))
         self._instructions: Instructions | None = None
-        self._joints_refused: Why | None = None  # why the newest joint states were
+        self._joints: JointTopics | None = None
         self._not_ready = ""  # why there was no observation when last looked
         self._sequence = 0
         self._rival = ""  # why another policy stands against this one
@@ -106,7 +101,6 @@ class PolicyNode(TwinBrainNode):
         self._replan_ns = to_ns(steps * robot.action.period_s - half_a_frame_s)
         kinematics = Kinematics(robot)
         self._frames, self._frozen = FrameBuilder(robot, kinematics), FrozenCameras()
-        self._merger = JointMerger(robot, to_ns(RESTART_S))
         self._guide = RealTimeGuide(robot, kinematics) if self.value("real_time") else None
         self._forget()
         self._seeds = np.random.default_rng(int(self.value("seed")))
@@ -140,10 +134,7 @@ class PolicyNode(TwinBrainNode):
         self.health.count("chunks_published", 0)
         self.health.figure(INFERENCE)
         self.health.figure(LEFT_AGE)
-        for topic in robot.topics.all_joint_states:
-            commanded = topic == robot.topics.commanded_joint_states
-            self.subscribe(JointState, topic, partial(self._on_joints, commanded=commanded), qos.JOINTS_IN)
-        self.health.count("joint_states_repeated", 0)
+        self._joints = JointTopics(self, robot, self._frames, self._frozen)
         assert self._instructions is not None
         self._instructions.listen(self._policy.prompts, self._on_instruction)
 
@@ -185,8 +176,7 @@ class PolicyNode(TwinBrainNode):
         if asking is not None and not asking.close("cancelled: the node is cleaned up"):
             self.report("ask/hung", "the generalist did not come back in time and was left behind")
         self._policy = None
-        self._frames = None
-        self._cameras = None
+        self._frames = self._cameras = self._joints = None
         instructions, self._instructions = self._instructions, None
         if instructions is not None:
             instructions.close()
@@ -203,27 +193,6 @@ class PolicyNode(TwinBrainNode):
         return self._instructions.text if self._instructions is not None else ""
 
     # In ---------------------------------------------------------------------------------------------
-
-    def _on_joints(self, message: JointState, commanded: bool) -> None:
-        if self._frames is None or self.robot is None:
-            return
-        try:
-            stamp_ns = convert.from_time(message.header.stamp)
-            part = part_from_names(stamp_ns, message.name, message.position, self.robot, commanded)
-            if part is None:
-                return  # of others
-            check_stamped(stamp_ns, self.now_ns())
-        except FrameError as error:
-            cause = f"joint_states/{error.field}"
-            self._joints_refused = Why(cause, str(error), Level.ERROR)
-            self.report(cause, str(error))
-            return
-        self._joints_refused = None
-        self.health.clear("joint_states")
-        if not self._frames.add_part(part):
-            self.health.count("joint_states_repeated")
-        elif (whole := self._merger.add(part)) is not None:
-            self._frozen.add_arm(whole[0], whole[1][:-1])
 
     def _on_instruction(self) -> None:
         self._due_at_once = True
@@ -347,10 +316,8 @@ class PolicyNode(TwinBrainNode):
         )
 
     def _explained(self, result: NotReady) -> Why:
-        assert self._cameras is not None
-        if self._joints_refused is not None and result.stream == STREAM:
-            return self._joints_refused
-        return self._cameras.explained(result)
+        assert self._cameras is not None and self._joints is not None
+        return self._joints.refused(result) or self._cameras.explained(result)
 
     def _policy_name(self) -> str:
         return self._policy.name if self._policy is not None else ""
