@@ -6,15 +6,13 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from twinbrain_ros.control.clock import MotionClock
-from twinbrain_ros.control.timing import to_ns
+from twinbrain_ros.control.timing import least_delay_ns, to_ns
 
 # Delays that differ by less are the same [ns].
 _SAME_NS = to_ns(0.005)
 # So long after a step, stamps may be of the clock before it, or a driver be the only one that was stepped
 # [ns]; after that its clock is another one.
 _HELD_NS = to_ns(2.0)
-# The least delay of a source is forgotten by this share of the time, as clocks drift.
-_FORGET = 1000
 
 
 @dataclass
@@ -61,8 +59,7 @@ class Arrivals:
             delay_ns = self._likely(known, stamp_ns, arrived_ns)
         else:
             known.back_ns = None
-        gap_ns = arrived_ns - known.arrived_ns
-        known.usual_ns = min(delay_ns, known.usual_ns + gap_ns // _FORGET)
+        known.usual_ns = least_delay_ns(known.usual_ns, delay_ns, arrived_ns - known.arrived_ns)
         known.stamp_ns, known.arrived_ns = stamp_ns, arrived_ns
         return arrived_ns - delay_ns
 

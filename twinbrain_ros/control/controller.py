@@ -114,7 +114,8 @@ class ArmController:
     @property
     def pose(self) -> Pose | None:
         """The pose that the arm is measured in; None: none that has a name, or the joints are not known."""
-        return pose_of(self._robot.poses, newest.arm) if (newest := self.joints.newest) is not None else None
+        newest = self.joints.newest
+        return pose_of(self._robot.poses, newest.arm) if newest is not None else None
 
     @property
     def advice(self) -> str:
@@ -159,9 +160,12 @@ class ArmController:
     # In ---------------------------------------------------------------------------------------------
 
     def add_joints(
-        self, stamp_ns: int, arm_positions: NDArray[np.float64], finger_m: float,
+        self,
+        stamp_ns: int,
+        arm_positions: NDArray[np.float64],
+        finger_m: float,
         arrived_ns: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Takes in measured joints: arm [J] in rad in robot-file order, gripper joint in m; all finite.
 
         arrived_ns: on the steady clock; None: when they are stamped.
@@ -291,9 +295,13 @@ class ArmController:
         if self.mode is Mode.HOLD and self._place.take(self.settings, self.clock.motion(now_ns), steady_ns):
             self.finger.start()
 
+    def _against(self, mode: Mode, now_ns: int) -> str:
+        """What stands against a mode that moves, at its start as on the way; empty if nothing does."""
+        return self.clock.problem or self.barred.reason(mode) or self.joints_problem(now_ns)
+
     def _kept_still(self, mode: Mode, now_ns: int, steady_ns: int) -> str:
         """Why the arm cannot be driven now, by what holds it still or is measured; empty if it can."""
-        problem = self.still or self.clock.problem or self.barred.reason(mode) or self.joints_problem(now_ns)
+        problem = self.still or self._against(mode, now_ns)
         if mode is Mode.AUTONOMY and self._robot.gripper.commanded:
             problem = problem or self.finger.problem(self.clock.motion(now_ns))
         if problem or self.mode is not Mode.HOLD:
@@ -343,10 +351,10 @@ class ArmController:
 
     def _watch(self, now_ns: int, steady_ns: int) -> None:
         """Stops the arm if something is wrong that must not be while it is driven."""
-        watchdogs, motion_ns = self.settings.watchdogs, self.clock.tell(now_ns, steady_ns)
+        watchdogs = self.settings.watchdogs
+        motion_ns = self.clock.tell(now_ns, steady_ns)
         clock, rhythm = self._clock_watch.tick(now_ns, steady_ns, watchdogs)
-        reason = clock or rhythm or self.clock.problem
-        reason = reason or self.barred.reason(self.mode) or self.joints_problem(now_ns)
+        reason = clock or rhythm or self._against(self.mode, now_ns)
         if not reason and self.driven and self.settings.follows:
             names = self._robot.arm_joints
             reason = self.joints.astray(motion_ns, self.governor, watchdogs, names)

@@ -26,7 +26,7 @@ from twinbrain_ros.control.plausible import (
     Series,
     to_and_fro,
 )
-from twinbrain_ros.control.timing import NS_PER_S, to_ns
+from twinbrain_ros.control.timing import NS_PER_S, least_delay_ns, to_ns
 from twinbrain_ros.control.turns import Turns
 from twinbrain_ros.control.watchdogs import WatchdogSettings
 from twinbrain_ros.robot.joint_part import JointPart, listed
@@ -52,8 +52,6 @@ FINGERS_KEPT = 5
 OPENINGS = (-1.0, 2.0)
 # Readings of a joint at rest differ by no more [rad], but for wrong ones.
 STILL_RAD = 0.005
-# Clocks differ and drift: the least delay of readings is forgotten by this share of the time.
-FORGET_DELAY = 1000
 ASTRAY_STEP_S = 0.1  # of the time astray, most between two looks
 _NEVER_NS = -(2**61)
 _KEPT_NS = to_ns(KEPT_S)
@@ -200,7 +198,7 @@ class JointsWatch:
         if gap_ns > to_ns(SILENT_S) and not known:
             self._moved = True
         delay_ns = reading.arrived_ns - reading.stamp_ns
-        self._delay_ns = min(delay_ns, self._delay_ns + gap_ns // FORGET_DELAY)
+        self._delay_ns = least_delay_ns(self._delay_ns, delay_ns, gap_ns)
         if (q != self._q[index]).any() or reading.stamp_ns < int(self._stamps_ns[index].max()):
             self._changed_ns = reading.stamp_ns
         self._q[index], self._stamps_ns[index] = q, reading.stamp_ns

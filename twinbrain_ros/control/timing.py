@@ -11,6 +11,8 @@ TRANSPORT_S = 0.02
 # time that its cycle began, by its own clock, which may be before the decision; if the trajectory began later
 # than that, it would be begun where the arm is measured, at rest.
 PAST_S = 0.05
+# The least delay of messages is forgotten by this share of the time, as clocks drift.
+FORGET_DELAY = 1000
 # A tick may come this much later than its time without the motion waiting for it.
 TICK_JITTER_S = 0.005
 
@@ -18,6 +20,11 @@ TICK_JITTER_S = 0.005
 def to_ns(seconds: float) -> int:
     """Seconds to whole nanoseconds."""
     return round(seconds * NS_PER_S)
+
+
+def least_delay_ns(known_ns: int, delay_ns: int, gap_ns: int) -> int:
+    """The least delay of messages [ns] after one of this delay, which came a gap after the last."""
+    return min(delay_ns, known_ns + gap_ns // FORGET_DELAY)
 
 
 def lead_s(command_hz: float) -> float:
