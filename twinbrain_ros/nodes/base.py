@@ -14,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
@@ -27,6 +28,7 @@ from twinbrain_ros.text import sentence
 
 DIAGNOSTICS_PERIOD_S = 1.0
 LOOK_S = 0.1
+HEARD_S = 0.3
 CLOCK_WITHIN_S = 2.0
 
 Result = TypeVar("Result")
@@ -149,6 +151,11 @@ class TwinBrainNode(LifecycleNode):
         service: Any = self.create_service(kind, name, answer)
         self._made.append((self.destroy_service, service))
         return Answers(service)
+
+    def wait_until_heard(self) -> None:
+        """Until whoever listens has what was published last, but not long: the process may end next."""
+        for publisher in self.publishers if self.context.ok() else ():
+            publisher.wait_for_all_acked(Duration(seconds=HEARD_S))
 
     def keep(self, destroy: Callable[[Any], Any], made: Any) -> None:
         """Something else that lasts until cleanup, and how it is destroyed."""

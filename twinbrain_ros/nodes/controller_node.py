@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
-from rclpy.duration import Duration
 from sensor_msgs.msg import JointState
 
 from twinbrain_ros.control.controller import ArmController, Happening
@@ -50,7 +49,6 @@ from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.text import sentence
 
-HOLD_HEARD_S = 0.3
 SAME_MOMENT_NS, READ_AGAIN = 200_000, 5
 LATENCY = "observation_to_command_ms"
 LATE = "tick_late_ms"
@@ -127,10 +125,7 @@ class ControllerNode(TwinBrainNode):
     def stop(self) -> None:
         self._hold("deactivated")
         self._poses.close()
-        # The process may end next: the arm must have heard the last command, which leads to rest.
-        for _, publisher in self._made:
-            if hasattr(publisher, "wait_for_all_acked"):
-                publisher.wait_for_all_acked(Duration(seconds=HOLD_HEARD_S))
+        self.wait_until_heard()  # the last command, which leads to rest
 
     def teardown(self) -> None:
         self._controller = self._out = None

@@ -10,7 +10,6 @@ from types import FrameType
 from typing import NoReturn
 
 import rclpy
-from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
@@ -20,7 +19,6 @@ from twinbrain_ros.nodes.lifeline import end_with_launch
 
 # Python runs signal handlers between two waits of the executor; this bounds how long a signal waits.
 SPIN_TIMEOUT_S = 0.1
-LAST_HEARD_S = 0.3
 
 
 class _Stop:
@@ -70,9 +68,7 @@ def run_node(make: Callable[[], TwinBrainNode], args: Sequence[str] | None = Non
     stop.asked = True
     if stop.node is not None:
         stop.node.close()
-        # What it said last is not to be lost with the process.
-        for publisher in stop.node.publishers if rclpy.ok() else ():
-            publisher.wait_for_all_acked(Duration(seconds=LAST_HEARD_S))
+        stop.node.wait_until_heard()
     if executor is not None:
         executor.shutdown(timeout_sec=1.0)
     if stop.node is not None:
