@@ -136,6 +136,60 @@ def test_it_follows_the_checkpoints_prompt_format() -> None:
     assert answer != Generalist(plain).ask(seen, QUESTION, TOKENS)
 
 
+# -- several at once
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("brain", ["left", "right"])
+def test_questions_of_a_batch_get_the_answers_that_they_get_alone(name: str, brain: str) -> None:
+    generalist = Generalist(policy_of(CONFIGS[name]), brain)
+    asked = [QUESTION, RED, "the plate", "put the red block on the blue plate on the green plate"]
+    queries = [
+        generalist.query([picture], text)
+        for picture, text in zip(images(*[(24, 32)] * 4), asked, strict=True)
+    ]
+    assert len({len(query.prompt.ids) for query in queries}) == 4, "some are padded"
+    alone = [generalist.ask_batch([query], TOKENS)[0] for query in queries]
+    generalist._ends = frozenset({alone[1].tokens[3]})  # one row ends before the others
+    alone = [generalist.ask_batch([query], TOKENS)[0] for query in queries]
+    together = generalist.ask_batch(queries, TOKENS)
+    assert {answer.finished for answer in alone} == {True, False}
+    assert [(a.text, a.tokens, a.finished) for a in together] == [
+        (a.text, a.tokens, a.finished) for a in alone
+    ]
+    for answer, same in zip(together, alone, strict=True):
+        np.testing.assert_allclose(answer.margins, same.margins, atol=1e-3)
+        assert len(answer.margins) == len(answer.tokens) + answer.finished
+
+
+def test_what_a_padded_row_says_depends_on_no_other_row() -> None:
+    generalist = Generalist(policy_of(qwen3_config(tied=False)))
+    one, other, third = (
+        generalist.query(images((24, 32)), text) for text in ("the plate", "red " * 30, "blue " * 30)
+    )
+    a, b = (generalist.ask_batch([one, longer], TOKENS)[0] for longer in (other, third))
+    assert a.tokens == b.tokens == generalist.ask(images((24, 32)), "the plate", TOKENS).tokens
+
+
+def test_the_right_brain_asked_alone_is_a_vlm_of_its_own_weights() -> None:
+    policy = policy_of(qwen3_config(tied=False))
+    seen = images((24, 32))
+    right = Generalist(policy, "right").ask(seen, QUESTION, TOKENS)
+    assert right.tokens != Generalist(policy).ask(seen, QUESTION, TOKENS).tokens
+    policy.model.left.load_state_dict(policy.model.right.state_dict())
+    assert right == Generalist(policy).ask(seen, QUESTION, TOKENS)
+
+
+def test_a_batch_of_nothing_or_of_several_sizes_is_refused() -> None:
+    generalist = Generalist(tiny_policy())
+    with pytest.raises(ValueError, match="queries: found 0 sizes of images, expected one"):
+        generalist.ask_batch([])
+    fitted = Generalist(tiny_policy(), pixel_limits=(64, 4096))
+    queries = [fitted.query(images(size), QUESTION) for size in ((24, 32), (32, 32))]
+    with pytest.raises(ValueError, match="queries: found 2 sizes of images, expected one"):
+        fitted.ask_batch(queries)
+
+
 # -- sizes
 
 
