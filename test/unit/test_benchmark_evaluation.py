@@ -122,9 +122,9 @@ def test_what_the_expert_did_becomes_a_dataset_that_training_reads(small_suite: 
     dataset = RobotDataset(choice, load_robot("wx250s_bridge"), ("front",))
     rows = dataset.rows(False)
     # Of each episode: until shortly after its success.
-    ends = [trial["steps_to_success"] + 5 for trial in values["trials"]]
+    ends = [trial["steps_to_success"] + 12 for trial in values["trials"]]
     assert len(rows) == sum(ends) and [trial["steps"] for trial in values["trials"]] == ends
-    assert values["protocol"].endswith("/stop=5")
+    assert values["protocol"].endswith("/stop=12")
     assert dataset.instruction(0) == "put the thing on the mat"
     # The tool of the small suite goes exactly where it is told: the next state is the state and the action.
     states, (chunks, _) = dataset.states, dataset.labels.chunks(np.arange(2), 16)
@@ -132,6 +132,22 @@ def test_what_the_expert_did_becomes_a_dataset_that_training_reads(small_suite: 
     np.testing.assert_allclose(chunks[0, 1:], chunks[1, :-1], atol=1e-6)
     episode, frame = dataset.place(30)
     assert (episode, frame) != (0, 30) and abs(int(dataset.image("front", 30)[24, 32, 0]) - frame) <= 2
+
+
+def test_targets_of_a_recording_are_what_its_deltas_lead_to_also_where_it_was_disturbed(
+    small_suite: None, tmp_path: Path
+) -> None:
+    evaluate(expert_plan(trials=3, kick_m=0.02), tmp_path / "r.json", 1, dataset=tmp_path / "data")
+    robot = load_robot("wx250s")  # composes on its observation
+    deltas, targets = (
+        RobotDataset(DatasetChoice(tmp_path / "data", load_dataset_file(name)), robot, ("front",))
+        for name in ("benchmark", "benchmark_targets")
+    )
+    rows = np.arange(len(deltas.states))
+    first, second = (one.labels.chunks(rows, 2)[0] for one in (deltas, targets))
+    # The tool of the small suite is at its target before: one step is the same either way, two are not.
+    np.testing.assert_allclose(second[:, 0], first[:, 0], atol=1e-5)
+    assert np.abs(second[:-1, 1] - first[:-1, 1])[:, :3].max() > 0.005
 
 
 def test_a_recording_tells_where_things_are_and_training_reads_it(small_suite: None, tmp_path: Path) -> None:

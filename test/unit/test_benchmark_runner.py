@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmark_fixtures import RulePlayer, open_worker, plan_for, standing
-from put_on_suite import MARKER, PutOn
+from put_on_suite import MARKER, MAT, THING, PutOn
 
 from twinbrain_ros.benchmarks.actions import codec_for
 from twinbrain_ros.benchmarks.expert import PutOnExpert
@@ -20,6 +20,7 @@ from twinbrain_ros.benchmarks.runner import Runner
 from twinbrain_ros.benchmarks.trial import Ask, Kicks, TrialKey, TrialResult, noise_seed, play
 from twinbrain_ros.control.steps import StepExecutor
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
+from twinbrain_ros.robot.actions import euler_to_matrix
 
 
 class Played:
@@ -112,6 +113,34 @@ def test_an_expert_whose_gripper_closed_on_nothing_opens_it_again() -> None:
     for opening, wanted in ((0.55, 0.0), (0.0, 1.0)):
         state = {**found["state"], "position": beside, "gripper": np.array([opening])}
         assert expert.act(state, found["truth"])[0, -1] == wanted
+
+
+def test_an_expert_lets_be_what_is_where_it_belongs() -> None:
+    """A success off the middle, as of a thing that rolled there, is no reason to take hold of it again."""
+    suite, expert = PutOn("calm", 60), PutOnExpert()
+    suite.reset(0, 0)
+    suite.thing = suite.mat + np.array([0.025, 0.0, THING[2] / 2])
+    suite.position = suite.thing + np.array([0.0, 0.0, 0.10])
+    for _ in range(8):
+        found = suite._observation()
+        row = expert.act(found["state"], found["truth"])[0]
+        assert row[-1] == 1.0
+        suite.act({"translation": row[:3], "rotation": np.eye(3), "gripper": row[-1]})
+    assert suite.position[2] > 0.10 and suite._over()
+
+
+def test_an_expert_lets_go_at_the_height_of_a_tilted_bottom() -> None:
+    found = PutOn("calm", 60).reset(0, 0)
+    state, truth = found["state"], found["truth"]
+    tilt = euler_to_matrix(np.array([0.2, 0.0, 0.0]))
+    # Held a hair above the middle of a tilted mat; the box around the mat is higher by 1 cm.
+    middle = truth["target_position"] + [0.0, 0.0, MAT[2] / 2 + THING[2] / 2 + 0.008]
+    told = {**truth, "target_rotation": tilt, "source_position": middle}
+    holding = {**state, "position": middle, "gripper": np.array([0.55])}
+    assert PutOnExpert().act(holding, told)[0, -1] == 1.0
+    above = middle + np.array([0.0, 0.0, 0.006])
+    higher = {**told, "source_position": above}
+    assert PutOnExpert().act({**holding, "position": above}, higher)[0, -1] == 0.0
 
 
 def test_a_trial_ends_exactly_at_its_limit_and_every_observation_is_watched() -> None:

@@ -233,7 +233,8 @@ def test_shipped_dataset_files_are_sound(name: str) -> None:
 
 def test_a_dataset_file_that_is_not_there_is_named_with_those_shipped() -> None:
     with pytest.raises(
-        DatasetError, match=r"'brigde': neither a file .* shipped: benchmark, bridge, fractal"
+        DatasetError,
+        match=r"'brigde': neither a file .* shipped: benchmark, benchmark_targets, bridge, fractal",
     ):
         load_dataset_file("brigde")
 

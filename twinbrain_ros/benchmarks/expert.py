@@ -29,6 +29,7 @@ _SLOPE = 2.5  # of the funnel: height over horizontal distance
 _ABOVE_M = 0.008  # horizontal distance that counts as above
 _PLACED_M = 0.012
 _RELEASE_GAP_M = 0.006
+_RELEASE_SLACK_M = 0.004  # the arm comes to rest slowly; nothing is to be waited for
 _HELD_WITHIN_M = 0.03
 
 
@@ -53,7 +54,7 @@ class PutOnExpert:
         """Where the tool should be, how it should be turned, and the gripper."""
         source, target = truth["source_position"], truth["target_position"]
         half = _extents(truth["source_rotation"], truth["source_size"]) / 2
-        top = target[2] + _extents(truth["target_rotation"], truth["target_size"])[2] / 2
+        top = _height_under(source, target, truth["target_rotation"], truth["target_size"])
         now = math.atan2(rotation[1, 2], rotation[0, 2])
         to_target = target[:2] - source[:2]
         away = float(np.hypot(*to_target))
@@ -61,11 +62,13 @@ class PutOnExpert:
         closed_on = (width / 2 + _PAD_OFFSET_M - _CLOSED_M) / _TRAVEL_FINGER_M
         beside = position - source
         near = np.hypot(beside[0], beside[1]) < _HELD_WITHIN_M and abs(beside[2]) < _HELD_WITHIN_M
-        if away < _PLACED_M and source[2] - half[2] < top + _RELEASE_GAP_M + 0.002:
+        held = near and 0.3 * closed_on < opening < closed_on + 0.15
+        low_enough = source[2] - half[2] < top + _RELEASE_GAP_M + _RELEASE_SLACK_M
+        if (away < _PLACED_M and low_enough) or (truth["success"][0] and not held):
             # It is where it belongs: let go, then leave upwards.
             up = position[2] if near and opening < 0.85 else _TRAVEL_M + top
             return np.array([*position[:2], up]), now, 1.0
-        if near and 0.3 * closed_on < opening < closed_on + 0.15:
+        if held:
             hang = position[2] - (source[2] - half[2])
             low = top + _RELEASE_GAP_M + hang
             height = _funnel(max(away - _PLACED_M / 2, 0.0), low, top + 0.06 + hang)
@@ -86,6 +89,15 @@ class PutOnExpert:
 def _extents(rotation: Array, size: Array) -> Array:
     """Sides of the upright box around a turned one [m]."""
     return np.asarray(np.abs(rotation) @ size)
+
+
+def _height_under(place: Array, target: Array, rotation: Array, size: Array) -> float:
+    """Height of a target's upper side where a place is above it, in the middle's neighbourhood [m]."""
+    # A plate, a mat and the bottom of a basket are flat; that of a basket may be tilted.
+    up = int(np.argmax(np.abs(rotation[2])))
+    normal = rotation[:, up] * np.sign(rotation[2, up])
+    reach = np.clip(place[:2] - target[:2], -_PLACED_M, _PLACED_M)
+    return float(target[2] + size[up] / 2 - reach @ normal[:2] / normal[2])
 
 
 def grasp_yaw(rotation: Array, size: Array, now: float) -> tuple[float, float]:

@@ -21,8 +21,10 @@ from twinbrain_ros.robot.robot_file import EE_DELTA_NAMES, STATE_NAMES
 # What a suite tells of the thing that is to be moved and of where it belongs, as `DatasetFile.things` has it;
 # the yaw is that at which a gripper closes on its narrow side.
 THINGS = ("source", "target")
-# What the arm does after this many steps of success is standing around.
-KEPT_AFTER_SUCCESS = 5
+# Where the tool is told to be, as the state has it: what `config/datasets/benchmark_targets.yaml` reads.
+TARGET = "action.tool_target"
+# A success may be one before the gripper lets go; what the arm does so many steps later is standing around.
+KEPT_AFTER_SUCCESS = 12
 
 
 class RecordingError(ValueError):
@@ -32,8 +34,8 @@ class RecordingError(ValueError):
 class Recorder:
     """Writes OUT when it is closed; until then, and after a kill, there is OUT.partial alone.
 
-    Frames as `config/datasets/benchmark.yaml` reads them: the tool's state, tool deltas on the target as they
-    were commanded, and where things are.
+    Frames as `config/datasets/benchmark.yaml` and `benchmark_targets.yaml` read them: the tool's state, what
+    was commanded, as deltas on the target before and as a target, and where things are.
 
     Args:
         described: of the suite (`Adapter.describe`); its first camera is recorded.
@@ -65,7 +67,13 @@ class Recorder:
             state, turn = observation["state"], matrix_to_euler(np.asarray(action["rotation"]))
             row = np.concatenate([action["translation"], turn, [action["gripper"]]])
             now = tool_state(state["position"], state["rotation"], float(state["gripper"][0]))
-            numbers = {STATE: now, ACTION: row, **self._things(observation["truth"], now[5])}
+            told = tool_state(
+                state["target_position"] + action["translation"],
+                np.asarray(action["rotation"]) @ state["target_rotation"],
+                action["gripper"],
+            )
+            things = self._things(observation["truth"], now[5])
+            numbers = {STATE: now, ACTION: row, TARGET: told, **things}
             frames.append((numbers, np.asarray(observation["images"][self._camera])))
 
         return record
@@ -106,7 +114,8 @@ class Recorder:
         if not self._episodes:
             raise RecordingError("--record: no trial was a success, so that there is nothing to write")
         columns = self._episodes[0].columns
-        dims = {name: THING_DIMS for name in columns} | {STATE: STATE_NAMES, ACTION: EE_DELTA_NAMES}
+        dims = {name: THING_DIMS for name in columns}
+        dims |= {STATE: STATE_NAMES, ACTION: EE_DELTA_NAMES, TARGET: STATE_NAMES}
         features: dict[str, Any] = {
             name: {"dtype": "float32", "shape": [len(names)], "names": list(names)}
             for name, names in dims.items()

@@ -82,6 +82,8 @@ EXTRA = ("pick_cube",)
 # How far demonstrations move and turn objects from a placement of the benchmark.
 SCATTER_M, SCATTER_RAD = 0.04, 0.6
 APART_M = 0.10  # and how far from each other they then are at least, or some would begin as successes
+# They are let go of from so high, and have to come to rest near there: not thrown out by the wall of a sink.
+DROP_M, STRAYED_M = 0.002, 0.02
 SCATTER_TRIES = 1000  # every placement of these tasks has room for it
 
 
@@ -270,24 +272,31 @@ class ManiSkill3:
     def _scatter(self, placement: int) -> None:
         """Beyond the benchmark's placements: objects moved about and turned, for demonstrations."""
         random = np.random.default_rng(placement)
-        actors = list(self.inner.objs.values())
-        starts = np.array([actor.pose.p[0].numpy() for actor in actors])
-        for _ in range(SCATTER_TRIES):
-            moves = random.uniform(-SCATTER_M, SCATTER_M, (len(actors), 2))
-            places = starts[:, :2] + moves
-            apart = [np.hypot(*(a - b)) for i, a in enumerate(places) for b in places[:i]]
-            if all(distance >= APART_M for distance in apart):
-                break
-        for actor, start, place in zip(actors, starts, places, strict=True):
-            half = random.uniform(-SCATTER_RAD, SCATTER_RAD) / 2
-            turn = np.array([np.cos(half), 0.0, 0.0, np.sin(half)])
-            turned = _quaternion_product(turn, actor.pose.q[0].numpy())
-            pose = np.concatenate([place, [start[2] + 0.002], turned])
-            actor.set_pose(type(actor.pose).create(self.torch.tensor(pose[None], dtype=self.torch.float32)))
+        # What is drawn as part of the photograph, as the basket, has to stay where the photograph has it.
+        actors = [self.inner.objs[name] for name in self.inner.objects_excluded_from_greenscreening]
+        before = [actor.pose.raw_pose[0].numpy().astype(np.float64) for actor in actors]
         robot = self.inner.agent.robot
-        qpos = robot.get_qpos()
-        self.inner._settle(2)
-        self.inner.agent.reset(init_qpos=qpos[0].numpy())
+        qpos = robot.get_qpos()[0].numpy()
+        for _ in range(SCATTER_TRIES):
+            places = [pose[:2] + random.uniform(-SCATTER_M, SCATTER_M, 2) for pose in before]
+            turns = random.uniform(-SCATTER_RAD, SCATTER_RAD, len(before)) / 2
+            apart = [np.hypot(*(a - b)) for i, a in enumerate(places) for b in places[:i]]
+            if min(apart, default=APART_M) < APART_M:
+                continue
+            for actor, pose, place, half in zip(actors, before, places, turns, strict=True):
+                turned = _quaternion_product(np.array([np.cos(half), 0.0, 0.0, np.sin(half)]), pose[3:])
+                moved = np.concatenate([place, [pose[2] + DROP_M], turned])[None]
+                actor.set_pose(type(actor.pose).create(self.torch.tensor(moved, dtype=self.torch.float32)))
+                for still in (actor.set_linear_velocity, actor.set_angular_velocity):
+                    still(self.torch.zeros(1, 3))
+            self.inner._settle(2)
+            rests = [actor.pose.raw_pose[0].numpy() for actor in actors]
+            if all(
+                np.hypot(*(rest[:2] - place)) < STRAYED_M and abs(rest[2] - pose[2]) < STRAYED_M
+                for rest, place, pose in zip(rests, places, before, strict=True)
+            ):
+                break
+        self.inner.agent.reset(init_qpos=qpos)
 
     def act(self, action: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         angles = matrix_to_xyz_euler(np.asarray(action["rotation"]))
@@ -299,13 +308,13 @@ class ManiSkill3:
         row = np.concatenate([move, angles, [2.0 * float(action["gripper"]) - 1.0]])
         observation, _, success, truncated, info = self.env.step(row.astype(np.float32))
         grasped = info.get("is_src_obj_grasped", info.get("is_grasped"))
-        return self._observation(observation), {
+        return self._observation(observation, bool(success)), {
             "success": bool(success),
             "truncated": bool(truncated),
             **({} if grasped is None else {"grasped": bool(grasped)}),
         }
 
-    def _observation(self, observation: Any) -> dict[str, Any]:
+    def _observation(self, observation: Any, success: bool = False) -> dict[str, Any]:
         robot = self.inner.agent.robot
         base = _pose(robot.pose.raw_pose)
         link = "ee_gripper_link" if self.bridge else "panda_hand_tcp"
@@ -318,7 +327,10 @@ class ManiSkill3:
             "state": _tool(
                 tool, _widowx_opening(finger) if self.bridge else finger / 0.04, _pose(target.raw_pose)
             ),
-            "truth": self._truth(base, observation["sensor_param"][self.camera]),
+            "truth": {
+                **self._truth(base, observation["sensor_param"][self.camera]),
+                "success": np.array([float(success)]),
+            },
         }
 
     def _truth(self, base: tuple[Array, Array], camera: dict[str, Any]) -> dict[str, Array]:
