@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import logging
+import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from twinbrain_ros.brain.preprocess import PatchLayout, resize
 from twinbrain_ros.data.bag_frames import ConversionOptions
 from twinbrain_ros.data.conversion import convert
 from twinbrain_ros.data.dataset_findings import DatasetError
+from twinbrain_ros.data.robot_dataset import RobotDataset
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 from twinbrain_ros.training import mixture
 from twinbrain_ros.training.batch import PolicyBatch
@@ -112,6 +116,73 @@ def test_worker_processes_give_the_same_batches(robot: RobotFile, roots: tuple[P
     assert all(same(a, b) for a, b in zip(own, found, strict=True))
     again = pickle.loads(pickle.dumps(given))
     assert same(again.batch(0, 2, 4), own[2])
+
+
+def test_kept_frames_are_as_those_decoded_and_none_is_decoded_twice(
+    robot: RobotFile, roots: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(roots[0], tmp_path / "one")
+    camera = CameraInput("front", 32, 16, (0.0, 0.25, 0.5, 1.0))
+
+    def made(**options: Any) -> MixtureSource:
+        entries = [MixtureEntry(str(root))]
+        return MixtureSource(
+            entries, robot, [camera], T, MixtureOptions(**options), layout=PatchLayout(8, 2, 1)
+        )
+
+    wanted = made().batch(0, 0, 60)
+    assert not list(root.glob("meta/*seen*"))
+    keeping = made(keep_seen=True)
+    assert same(keeping.batch(0, 0, 60), wanted)
+    # In another process, which may decode nothing: all of the thirty frames have been drawn by now.
+    keeping.batch(0, 1, 200)
+    monkeypatch.setattr(RobotDataset, "image", None)
+    other = pickle.loads(pickle.dumps(keeping))
+    assert same(next(batches_from(functools.partial(other.batch, 0, size=60), 0, 1, 1)), wanted)
+    assert same(made(keep_seen=True).batch(0, 0, 60), wanted)
+
+
+def test_a_kept_frame_that_is_damaged_is_decoded_again(
+    robot: RobotFile, roots: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root = shutil.copytree(roots[0], tmp_path / "one")
+    first = source(robot, (root, 1.0), keep_seen=True)
+    wanted = first.batch(0, 0, 60)
+    for path in root.glob("meta/*seen*"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+        path.write_bytes(data)
+    assert same(source(robot, (root, 1.0), keep_seen=True).batch(0, 0, 60), wanted)
+
+
+def test_frames_are_kept_for_the_files_and_the_view_that_they_are_of(
+    robot: RobotFile, roots: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root = shutil.copytree(roots[0], tmp_path / "one")
+    for size in ((32, 16), (16, 16)):
+        for _ in range(2):
+            camera = CameraInput("front", *size)
+            entries, options = [MixtureEntry(str(root))], MixtureOptions(keep_seen=True)
+            MixtureSource(entries, robot, [camera], T, options).batch(0, 0, 4)
+    assert len(list(root.glob("meta/*seen*"))) == 2
+    video = next(root.rglob("*front*/*.mp4"))
+    os.utime(video, ns=(1, 1))
+    MixtureSource(entries, robot, [camera], T, options).batch(0, 0, 4)
+    assert len(list(root.glob("meta/*seen*"))) == 3
+
+
+def test_no_room_for_kept_frames_is_told_before_training(
+    robot: RobotFile, roots: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    root = shutil.copytree(roots[0], tmp_path / "one")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DatasetError, match=r"keep_seen: found no place for 30 frames of one: .*No space"):
+        source(robot, (root, 1.0), keep_seen=True)
+    assert not list(tmp_path.rglob("*seen*"))
 
 
 def test_datasets_are_drawn_by_their_weights_and_frames_evenly(

@@ -114,7 +114,7 @@ class Recorder:
         if not self._episodes:
             raise RecordingError("--record: no trial was a success, so that there is nothing to write")
         columns = self._episodes[0].columns
-        dims = {name: THING_DIMS for name in columns}
+        dims: dict[str, tuple[str, ...]] = dict.fromkeys(columns, THING_DIMS)
         dims |= {STATE: STATE_NAMES, ACTION: EE_DELTA_NAMES, TARGET: STATE_NAMES}
         features: dict[str, Any] = {
             name: {"dtype": "float32", "shape": [len(names)], "names": list(names)}

@@ -227,10 +227,16 @@ class RobotDataset:
         tables, key = self.tables, self.file.cameras[camera]
         feature = tables.info.features[key]
         if feature["dtype"] == "video":
-            paths = {tables.video_file(i, key)[0] for i in (*self.train_episodes, *self.held_out_episodes)}
-            return {(self._spans[p].height, self._spans[p].width) for p in paths}
+            return {(self._spans[p].height, self._spans[p].width) for p in self.video_files(camera)}
         shape = [int(v) for v in feature["shape"]]
         return {(shape[1], shape[2]) if shape[0] in (1, 3) else (shape[0], shape[1])}
+
+    def video_files(self, camera: str) -> list[Path]:
+        """The videos that a camera's images are in; none where tables hold them."""
+        tables, key = self.tables, self.file.cameras[camera]
+        if tables.info.features[key]["dtype"] != "video":
+            return []
+        return sorted({tables.video_file(i, key)[0] for i in (*self.train_episodes, *self.held_out_episodes)})
 
     def image(self, camera: str, row: int) -> Image:
         """The image [H, W, 3] uint8 RGB of a frame. Raises BadFrame naming episode, frame and file."""

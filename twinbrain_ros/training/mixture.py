@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from twinbrain_ros.brain.config import PAD_STATE, CameraInput, Normalizer
 from twinbrain_ros.brain.engine import View, scale, view_of
@@ -21,6 +20,7 @@ from twinbrain_ros.data.dataset_file import THING_DIMS, load_dataset_file, recor
 from twinbrain_ros.data.dataset_findings import DatasetError
 from twinbrain_ros.data.lerobot_frames import BadFrame, Image
 from twinbrain_ros.data.robot_dataset import DatasetChoice, RobotDataset
+from twinbrain_ros.data.seen_frames import SeenFrames, open_seen
 from twinbrain_ros.data.statistics import (
     METHODS,
     Statistics,
@@ -42,6 +42,7 @@ MIXTURE = "mixture"  # key of a mixture's own statistics
 BAD_FRAME_SHARE = 0.01
 BAD_FRAMES_ALLOWED = 8
 _TRIES = 20
+Look = Callable[[int, CameraInput, int], Image]  # an image of a dataset, by its number, camera and row
 NAMED_THINGS = 2  # of which a batch tells: what is to be moved, and where to
 
 
@@ -65,7 +66,8 @@ class MixtureOptions:
     """intervention_weight: how much frames count in which a person had taken over; before_takeover_s: leave
     out those so shortly before it; only_successes: leave out episodes labelled as failures;
     held_out_episodes: the last ones of each dataset, never trained on; normalization: mean_std, q99 or
-    min_max; binary_gripper: with the latter two the gripper is 0 or 1."""
+    min_max; binary_gripper: with the latter two the gripper is 0 or 1; keep_seen: frames at the size that the
+    brains see are kept beside each dataset, so that they are decoded once (`data/seen_frames.py`)."""
 
     intervention_weight: float = 1.0
     before_takeover_s: float = 0.0
@@ -73,6 +75,7 @@ class MixtureOptions:
     held_out_episodes: int = 0
     normalization: str = "q99"
     binary_gripper: bool = True
+    keep_seen: bool = False
 
     def __post_init__(self) -> None:
         if self.normalization not in METHODS:
@@ -140,6 +143,7 @@ class MixtureSource:
         if len(set(names)) != len(names):
             raise DatasetError(f"datasets: directories are called {names}, expected different names")
         self._check_sizes()
+        self._kept = self._open_kept() if self.options.keep_seen else {}
         self._statistics = [dataset_statistics(dataset, horizon) for dataset in self.datasets]
         self._held_out = False
         self.draws = Draws()
@@ -176,6 +180,18 @@ class MixtureSource:
                     f"camera {camera.name}: images of different sizes: {', '.join(found.values())} pixels, "
                     "expected one size; or name the size that the policy sees"
                 )
+
+    def _open_kept(self) -> dict[tuple[int, str], SeenFrames]:
+        """By dataset and camera, where all its images come to be seen in the same way."""
+        found = {}
+        for number, dataset in enumerate(self.datasets):
+            for camera in self.cameras:
+                sizes = dataset.sizes(camera.name)
+                if len(sizes) == 1:
+                    view = self._view(camera, *next(iter(sizes)))
+                    told = (*view.steps, view.crop)
+                    found[number, camera.name] = open_seen(dataset, camera.name, told, view.steps[-1])
+        return found
 
     def _view(self, camera: CameraInput, height: int, width: int) -> View:
         if self._layout is not None:
@@ -240,7 +256,7 @@ class MixtureSource:
         which = rng.choice(len(self.datasets), count, p=self.weights)
         rows = np.array([self._row(i, rng.random()) for i in which], dtype=np.int64)
         self.draws.drawn += count
-        frames = self._images(which, rows, [count])
+        frames = self._images(which, rows, [count], self._recorded)
         states = np.stack([self.datasets[i].states[row] for i, row in zip(which, rows, strict=True)])
         return {c.name: [images[c.name] for images in frames] for c in self.cameras}, states
 
@@ -254,21 +270,23 @@ class MixtureSource:
         spots = rng.random(size)
         rows = np.array([self._row(i, spot) for i, spot in zip(which, spots, strict=True)], dtype=np.int64)
         self.draws.drawn += size
-        images = self._images(which, rows, [seed, step, rank])
+        images = self._images(which, rows, [seed, step, rank], self._seen)
         return self._gathered(which, rows, images)
 
     def _row(self, which: int, spot: float) -> int:
         rows = self.datasets[which].rows(self._held_out)
         return int(rows[min(int(spot * len(rows)), len(rows) - 1)])
 
-    def _images(self, which: np.ndarray, rows: np.ndarray, seeds: list[int]) -> list[dict[str, Image]]:
-        """Per sample, its images as recorded. `rows` is changed where a frame had to be replaced."""
+    def _images(
+        self, which: np.ndarray, rows: np.ndarray, seeds: list[int], look: Look
+    ) -> list[dict[str, Image]]:
+        """Per sample, its images as `look` has them. `rows` is changed where a frame had to be replaced."""
         images: list[dict[str, Image]] = [{} for _ in rows]
         # Frames of a file one after the other, in the order in which they are in it.
         for sample in np.lexsort((rows, which)):
             rng = np.random.default_rng([*seeds, int(sample)])
             for _ in range(_TRIES):
-                found = self._look(int(which[sample]), int(rows[sample]))
+                found = self._look(int(which[sample]), int(rows[sample]), look)
                 if found is not None:
                     images[sample] = found
                     break
@@ -279,11 +297,11 @@ class MixtureSource:
                 )
         return images
 
-    def _look(self, which: int, row: int) -> dict[str, Image] | None:
+    def _look(self, which: int, row: int, look: Look) -> dict[str, Image] | None:
         """The images of a frame; None, and counted, where one cannot be decoded."""
         if (which, row) not in self.draws.known_bad:
             try:
-                return {camera.name: self.datasets[which].image(camera.name, row) for camera in self.cameras}
+                return {camera.name: look(which, camera, row) for camera in self.cameras}
             except BadFrame as error:
                 self.draws.known_bad.add((which, row))
                 _log.warning("another frame is taken in place of one that cannot be decoded: %s", error)
@@ -325,7 +343,7 @@ class MixtureSource:
             axis=1,
         )
         return PolicyBatch(
-            {camera.name: self._seen(camera, [i[camera.name] for i in images]) for camera in self.cameras},
+            {c.name: torch.from_numpy(np.stack([i[c.name] for i in images])) for c in self.cameras},
             instructions,
             torch.from_numpy(state),
             torch.from_numpy(actions),
@@ -347,21 +365,21 @@ class MixtureSource:
         aimed = aims(things[..., 2:5], things[..., 5], states, 2)
         return Grounding({camera.name: cells}, {camera.name: offsets}, torch.from_numpy(aimed))
 
-    def _seen(self, camera: CameraInput, images: list[Image]) -> Tensor:
-        """uint8 [B, H, W, 3] as the brains see them; those of one size are scaled together."""
-        out: Tensor | None = None
-        shapes = [image.shape[:2] for image in images]
-        for shape in dict.fromkeys(shapes):
-            at = [i for i, s in enumerate(shapes) if s == shape]
-            view = self._view(camera, shape[0], shape[1])
-            scaled = scale(torch.from_numpy(np.stack([images[i] for i in at])), view)
-            if len(at) == len(images):
-                return scaled.contiguous()
-            if out is None:
-                out = torch.empty((len(images), *scaled.shape[1:]), dtype=torch.uint8)
-            out[at] = scaled
-        assert out is not None
-        return out
+    def _recorded(self, which: int, camera: CameraInput, row: int) -> Image:
+        """A frame as it was recorded [H, W, 3]."""
+        return self.datasets[which].image(camera.name, row)
+
+    def _seen(self, which: int, camera: CameraInput, row: int) -> Image:
+        """A frame as the brains see it, uint8 [H, W, 3]."""
+        kept = self._kept.get((which, camera.name))
+        image = None if kept is None else kept.get(row)
+        if image is None:
+            recorded = self._recorded(which, camera, row)
+            view = self._view(camera, *recorded.shape[:2])
+            image = np.asarray(scale(torch.from_numpy(recorded[None]), view)[0].numpy())
+            if kept is not None:
+                kept.put(row, image)
+        return image
 
 
 def _key(dataset: RobotDataset, row: int, instruction: str) -> int:
