@@ -24,6 +24,7 @@ from twinbrain_ros.commands import (
     interventions,
     judge,
     predict,
+    questions,
     replay,
     report,
     train,
@@ -32,8 +33,8 @@ from twinbrain_ros.commands import (
 from twinbrain_ros.commands.common import INTERRUPTED, USAGE, CommandError
 
 COMMANDS = (
-    demo, report, replay, judge, bag, convert, train, init, import_checkpoint, predict, ask, info, bench,
-    evaluate, claims, interventions, doctor, views,
+    demo, report, replay, judge, bag, convert, train, init, import_checkpoint, predict, ask, questions, info,
+    bench, evaluate, claims, interventions, doctor, views,
 )  # fmt: skip
 
 EXIT_CODES = """\

@@ -145,7 +145,7 @@ def test_questions_of_a_batch_get_the_answers_that_they_get_alone(name: str, bra
     generalist = Generalist(policy_of(CONFIGS[name]), brain)
     asked = [QUESTION, RED, "the plate", "put the red block on the blue plate on the green plate"]
     queries = [
-        generalist.query([picture], text)
+        generalist.queries.build([picture], text)
         for picture, text in zip(images(*[(24, 32)] * 4), asked, strict=True)
     ]
     assert len({len(query.prompt.ids) for query in queries}) == 4, "some are padded"
@@ -165,7 +165,7 @@ def test_questions_of_a_batch_get_the_answers_that_they_get_alone(name: str, bra
 def test_what_a_padded_row_says_depends_on_no_other_row() -> None:
     generalist = Generalist(policy_of(qwen3_config(tied=False)))
     one, other, third = (
-        generalist.query(images((24, 32)), text) for text in ("the plate", "red " * 30, "blue " * 30)
+        generalist.queries.build(images((24, 32)), text) for text in ("the plate", "red " * 30, "blue " * 30)
     )
     a, b = (generalist.ask_batch([one, longer], TOKENS)[0] for longer in (other, third))
     assert a.tokens == b.tokens == generalist.ask(images((24, 32)), "the plate", TOKENS).tokens
@@ -185,7 +185,7 @@ def test_a_batch_of_nothing_or_of_several_sizes_is_refused() -> None:
     with pytest.raises(ValueError, match="queries: found 0 sizes of images, expected one"):
         generalist.ask_batch([])
     fitted = Generalist(tiny_policy(), pixel_limits=(64, 4096))
-    queries = [fitted.query(images(size), QUESTION) for size in ((24, 32), (32, 32))]
+    queries = [fitted.queries.build(images(size), QUESTION) for size in ((24, 32), (32, 32))]
     with pytest.raises(ValueError, match="queries: found 2 sizes of images, expected one"):
         fitted.ask_batch(queries)
 

@@ -13,7 +13,7 @@ import pytest
 from twinbrain_ros import cli
 from twinbrain_ros.commands.common import CommandError, write_json
 
-COMMANDS = ("demo", "train", "predict", "ask", "info", "doctor")
+COMMANDS = ("demo", "train", "predict", "ask", "questions", "info", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

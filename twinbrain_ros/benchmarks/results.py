@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from twinbrain_ros.benchmarks.trial import TrialKey, TrialResult
 from twinbrain_ros.evaluation.comparison import Comparison, Outcome, compare
+from twinbrain_ros.evaluation.line_log import append_lines, whole_lines
 from twinbrain_ros.evaluation.statistics import percentile, wilson_interval
 
 RESAMPLES = 2000
@@ -95,7 +95,7 @@ class TrialLog:
         self.path, self.policy = path, policy
         self.trials: dict[TrialKey, TrialResult] = {}
         head = {"format": FORMAT, "policy": policy, "protocol": protocol.to_json()}
-        lines = _whole_lines(path)
+        lines = whole_lines(path)
         if lines:
             self._read(lines, policy, protocol)
         else:
@@ -125,23 +125,8 @@ class TrialLog:
 
     def add(self, trial: TrialResult) -> None:
         """Keeps a trial; it is on disk when this returns."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(trial.to_json()) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.path, [json.dumps(trial.to_json())])
         self.trials[trial.key] = trial
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a log; one that a kill cut off is taken away from the file too."""
-    if not path.is_file():
-        return []
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return whole.decode("utf-8").splitlines()
 
 
 # Figures ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,38 +18,14 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from twinbrain_ros.brain import decoder
 from twinbrain_ros.brain.asymot import causal_mask
-from twinbrain_ros.brain.config import CameraInput
 from twinbrain_ros.brain.decoder import Side
-from twinbrain_ros.brain.engine import Size, View, scale, view_of
 from twinbrain_ros.brain.policy import TwinBrainPolicy
-from twinbrain_ros.brain.prompt import (
-    Prompt,
-    PromptBatch,
-    PromptBuilder,
-    check_instruction,
-    collate,
-    role_tokens,
-)
+from twinbrain_ros.brain.prompt import PromptBatch, collate
+from twinbrain_ros.brain.query import Query, QueryBuilder
 
 DEFAULT_TOKENS, MAX_TOKENS = 128, 2048
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 UNFINISHED = "\ufffd"  # what a byte-level tokenizer makes of a character whose last bytes are still to come
-
-
-@dataclass(frozen=True)
-class Query:
-    """One question as a VLM reads it.
-
-    pixels: its images as they are seen, uint8 [H, W, 3] RGB, on the policy's device; prompt: all its tokens.
-    """
-
-    pixels: tuple[Tensor, ...]
-    prompt: Prompt
-
-    @property
-    def sizes(self) -> tuple[Size, ...]:
-        """Height and width of each image as it is seen; queries of one batch have the same."""
-        return tuple((int(image.shape[0]), int(image.shape[1])) for image in self.pixels)
 
 
 @dataclass(frozen=True)
@@ -81,17 +57,16 @@ class Generalist:
         self._model = policy.model
         self._brain = policy.model.right if brain == "right" else policy.model.brains()[0]
         self._ends = end_ids(policy.tokenizer)
-        self._limits = pixel_limits
+        self.queries = QueryBuilder(policy.config, policy.tokenizer, policy.device, pixel_limits)
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """The views it was made for, in order."""
-        config = self.policy.config
-        return config.left_cameras or (config.cameras[0].name,)
+        return self.queries.cameras
 
     def check(self, question: str) -> str:
         """The question without outer blanks. Raises InstructionError for one that cannot be read."""
-        return check_question(self.policy.tokenizer, question)
+        return self.queries.check(question)
 
     @torch.inference_mode()
     def ask(
@@ -111,7 +86,7 @@ class Generalist:
         """
         _check_length(max_tokens)
         said = [_Said(self.policy.tokenizer, on_text)]
-        self._say(said, [self.query(images, question)], max_tokens, cancelled)
+        self._say(said, [self.queries.build(images, question)], max_tokens, cancelled)
         return said[0].answer()
 
     @torch.inference_mode()
@@ -129,36 +104,6 @@ class Generalist:
         said = [_Said(self.policy.tokenizer) for _ in queries]
         self._say(said, queries, max_tokens, lambda: False)
         return [one.answer() for one in said]
-
-    def query(self, images: Sequence[np.ndarray], question: str) -> Query:
-        """A question about images, ready to be asked; arguments and errors as of `ask`."""
-        text = self.check(question)
-        pixels = self._seen(images)
-        config, layout = self.policy.config, self._model.layout
-        grids = [layout.merged_grid(*image.shape[:2]) for image in pixels]
-        builder = PromptBuilder(self.policy.tokenizer, grids, config.images_first, config.left_system)
-        return Query(pixels, builder.build(text))
-
-    def _seen(self, images: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
-        """Images in order, uint8 [H, W, 3] as the brain sees them."""
-        if not images:
-            raise ValueError("images: found none, expected at least one")
-        seen, names = [], self.cameras
-        for i, image in enumerate(images):
-            image = self.policy._image({f"image {i + 1}": image}, f"image {i + 1}")
-            view = self._view(names[i] if i < len(names) else names[0], *image.shape[:2])
-            # A copy: images in messages are read-only, which torch does not take.
-            seen.append(scale(torch.from_numpy(image[None].copy()).to(self.policy.device), view)[0])
-        return tuple(seen)
-
-    def _view(self, name: str, height: int, width: int) -> View:
-        config, layout = self.policy.config, self._model.layout
-        if self._limits is not None:
-            return view_of(CameraInput(name, 0, 0), height, width, layout, self._limits)
-        camera = {camera.name: camera for camera in config.cameras}[name]
-        if config.pixel_limits is not None:  # the stock processor knows of no camera's size
-            camera = replace(camera, width=0, height=0)
-        return self.policy._view(camera, height, width)
 
     def _say(
         self, said: Sequence[_Said], queries: Sequence[Query], max_tokens: int, cancelled: Callable[[], bool]
@@ -213,13 +158,6 @@ class Generalist:
         logits = self._brain.lm_head(hidden)[:, -1]
         first, second = logits.float().topk(2).values.unbind(-1)
         return logits.argmax(-1).tolist(), (first - second).tolist()
-
-
-def check_question(tokenizer: Any, question: str) -> str:
-    """The question without outer blanks. Raises InstructionError for one that this tokenizer cannot read."""
-    text = check_instruction(question, "question", "what is on the table?")
-    PromptBuilder(tokenizer).check_words(text, role_tokens(tokenizer), "question")
-    return text
 
 
 def _check_length(max_tokens: int) -> None:

@@ -26,6 +26,7 @@ from twinbrain_ros.brain.config import (
 )
 from twinbrain_ros.brain.engine import Size, TwinEngine, View, view_of
 from twinbrain_ros.brain.fingerprint import checkpoint_name
+from twinbrain_ros.brain.preprocess import check_image
 from twinbrain_ros.brain.prompt import (
     Prompt,
     PromptBatch,
@@ -234,12 +235,8 @@ class TwinBrainPolicy:
     def _image(self, images: Mapping[str, np.ndarray], name: str) -> np.ndarray:
         if name not in images:
             raise ValueError(f"images: camera {name!r} is missing, found {sorted(images)}")
-        image = images[name]
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"images[{name!r}]: found {image.dtype} {image.shape}, expected uint8 [H, W, 3]")
-        if not image.size:
-            raise ValueError(f"images[{name!r}]: found {image.shape}, expected an area above 0")
-        return image
+        check_image(images[name], name)
+        return images[name]
 
     @torch.inference_mode()
     def act_batch(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,6 +45,14 @@ class PatchLayout:
     def tokens(self, height: int, width: int) -> int:
         rows, columns = self.merged_grid(height, width)
         return rows * columns
+
+
+def check_image(image: np.ndarray, name: str) -> None:
+    """Raises ValueError for what is no image uint8 [H, W, 3] with an area, calling it `name`."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"images[{name!r}]: found {image.dtype} {image.shape}, expected uint8 [H, W, 3]")
+    if not image.size:
+        raise ValueError(f"images[{name!r}]: found {image.shape}, expected an area above 0")
 
 
 def fitting_size(height: int, width: int, factor: int, limits: tuple[int, int]) -> tuple[int, int]:

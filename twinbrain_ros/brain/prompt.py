@@ -55,15 +55,18 @@ class PromptBatch:
         return PromptBatch(**moved)
 
 
-def check_instruction(text: str, field: str = "instruction", such_as: str = "pick up the red block") -> str:
+def check_instruction(
+    text: str,
+    field: str = "instruction",
+    such_as: str = "pick up the red block",
+    most: int = MAX_INSTRUCTION_CHARACTERS,
+) -> str:
     """The instruction without outer blanks; refuses empty and overlong ones, calling them `field`."""
     stripped = text.strip()
     if not stripped:
         raise InstructionError(f"{field}: found an empty text, expected words such as {such_as!r}")
-    if len(stripped) > MAX_INSTRUCTION_CHARACTERS:
-        raise InstructionError(
-            f"{field}: found {len(stripped)} characters, expected at most {MAX_INSTRUCTION_CHARACTERS}"
-        )
+    if len(stripped) > most:
+        raise InstructionError(f"{field}: found {len(stripped)} characters, expected at most {most}")
     return stripped
 
 
