@@ -178,6 +178,22 @@ def test_a_recording_tells_where_things_are_and_training_reads_it(small_suite: N
     assert 5 < seen < 75
 
 
+def test_what_an_expert_shows_after_a_lead_is_recorded_and_the_lead_is_not(
+    small_suite: None, tmp_path: Path
+) -> None:
+    lead = RulePlayer(lambda ask: np.array([[0.01, 0.01, -0.01, 0.0, 0.0, 0.0, 0.0]] * 4), 4)
+    plan = expert_plan(trials=3, lead=lead, lead_profile=load_profile("own"))
+    values = evaluate(plan, tmp_path / "r.json", 2, dataset=tmp_path / "data")
+    assert values["k"] == 3 and "/lead=rule/" in values["protocol"] and lead.batches
+    choice = DatasetChoice(tmp_path / "data", load_dataset_file("benchmark_targets"))
+    dataset = RobotDataset(choice, load_robot("wx250s_tasks"), ("front",))
+    assert 0 < len(dataset.states) < sum(trial["steps"] for trial in values["trials"])
+    # Every episode begins where the gripper was closed already, and opens it.
+    starts = dataset.tables.starts
+    np.testing.assert_array_equal(dataset.states[starts, 6], np.zeros(3))
+    np.testing.assert_array_equal(dataset.labels.values[starts, 6], np.ones(3))
+
+
 def test_a_dataset_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     described = {"action": {"kind": "ee_delta", "relative_to": "target"}}
@@ -209,6 +225,7 @@ def test_the_command_plays_the_shipped_checkpoint_on_the_embedded_simulator(
     [
         (["tabletop", "--tasks", "fly"], "--tasks: found fly, expected some of pick, put"),
         (["tabletop", "--policy", "expert", "--checkpoint", "x"], "expected one of them"),
+        (["tabletop", "--lead", "x"], "expected with --policy expert"),
         (["tabletop", "--strategy", "realtime"], "--strategy: found realtime, expected one of open_loop"),
         (["tabletop", "--delay-steps", "-1"], "found a number below 0"),
         (["tabletop", "--delay-steps", "9"], "delay_steps is 9, expected 0 to the horizon - 1, 7"),

@@ -17,7 +17,7 @@ from twinbrain_ros.benchmarks.expert import PutOnExpert
 from twinbrain_ros.benchmarks.players import TOOL_RULE, ExpertPlayer, SuiteMismatch
 from twinbrain_ros.benchmarks.process import WorkerError, WorkerMissing, WorkerProcess
 from twinbrain_ros.benchmarks.runner import Runner
-from twinbrain_ros.benchmarks.trial import Ask, Kicks, TrialKey, TrialResult, noise_seed, play
+from twinbrain_ros.benchmarks.trial import Ask, Kicks, Lead, TrialKey, TrialResult, noise_seed, play
 from twinbrain_ros.control.steps import StepExecutor
 from twinbrain_ros.control.strategies import ChunkSettings, Strategy
 from twinbrain_ros.robot.actions import euler_to_matrix
@@ -184,6 +184,41 @@ def test_relative_poses_reach_the_same_place_however_late_their_chunk_is() -> No
     np.testing.assert_allclose(ends[0]["position"] - [0.25, 0, 0.15], [0.08, 0, 0], atol=1e-9)
     # Two steps stood still at the beginning; six were driven.
     np.testing.assert_allclose(ends[1]["position"] - [0.25, 0, 0.15], [0.06, 0, 0], atol=1e-9)
+
+
+def away(ask: Ask) -> np.ndarray:
+    """A policy that goes down and off to the side, and closes its gripper on nothing."""
+    return np.tile([0.01, 0.01, -0.01, 0.0, 0.0, 0.0, 0.0], (3, 1))
+
+
+def test_an_expert_takes_over_where_another_policy_has_got_to() -> None:
+    expert, asked, seen = PutOnExpert(), [], []
+
+    def rule(ask: Ask) -> np.ndarray:
+        asked.append(ask.leads)
+        return away(ask) if ask.leads else expert.act(ask.observation["state"], ask.observation["truth"])
+
+    lead = Lead(StepExecutor(ChunkSettings(execution_steps=2), 3), codec_for(TOOL_RULE, "observation"))
+    led = lead.steps(TrialKey("calm", 0, 0), 0, 60)
+    assert 0 < led <= 30
+    result = played_here(
+        rule, horizon=1, executor=StepExecutor(ChunkSettings(execution_steps=1), 1), limit=60, lead=lead,
+        watch=lambda observation, action: seen.append((observation, action)), stop_after=3,
+    )  # fmt: skip
+    # The other one was asked for every other step of its stretch, which nobody watched.
+    assert (
+        asked == [True] * -(-led // 2) + [False] * (result.steps - led)
+        and len(seen) == result.steps - led + 1
+    )
+    start = PutOn("calm", 60).reset(0, 0)["state"]["position"]
+    np.testing.assert_allclose(seen[0][0]["state"]["position"], start + led * np.array([0.01, 0.01, -0.01]))
+    assert seen[0][0]["state"]["gripper"][0] == 0.0 and result.success_last and seen[-1][1] is None
+
+
+def test_stretches_of_a_lead_differ_between_trials_and_not_between_runs() -> None:
+    lead = Lead(StepExecutor(ChunkSettings(execution_steps=2), 3), codec_for(TOOL_RULE, "observation"))
+    found = [[lead.steps(TrialKey("a", k, 0), 0, 60) for k in range(200)] for _ in range(2)]
+    assert found[0] == found[1] and min(found[0]) == 0 and max(found[0]) == 30
 
 
 def test_while_nothing_drives_the_arm_holds_and_keeps_its_gripper() -> None:

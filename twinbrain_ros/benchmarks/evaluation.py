@@ -36,6 +36,7 @@ class Evaluation:
         delay_steps: that every chunk comes late.
         kick_m: see `trial.play`.
         recorded: successful trials become a dataset, so that a trial ends shortly after its success.
+        lead, lead_profile: who drives the beginning of each trial, and how (`trial.Lead`).
     """
 
     suite: str
@@ -49,6 +50,8 @@ class Evaluation:
     delay_steps: int
     kick_m: float = 0.0
     recorded: bool = False
+    lead: Player | None = None
+    lead_profile: Profile | None = None
 
     @property
     def stop_after(self) -> int | None:
@@ -96,6 +99,7 @@ class Evaluation:
             assets=described.get("assets", ""),
             kick_m=self.kick_m,
             stop_after=self.stop_after,
+            lead="" if self.lead is None else self.lead.name,
         )
 
 
@@ -121,7 +125,9 @@ def evaluate(
     # The first worker tells what the protocol needs to know; it plays on.
     with _First(opens, evaluation.tasks[0]) as first:
         described = first.worker.described
-        evaluation.player.check(described)
+        for player in (evaluation.player, evaluation.lead):
+            if player is not None:
+                player.check(described)
         protocol = evaluation.protocol(described)
         log = TrialLog(out.with_suffix(".trials.jsonl"), evaluation.player.name, protocol)
         missing = [key for key in evaluation.trial_keys() if key not in log.trials]
@@ -154,9 +160,10 @@ def _play(
     """Plays trials; gives those that could not be played, with the reason."""
     failed: dict[str, str] = {}
     profile = evaluation.profile
+    led = evaluation.lead_profile or profile
     plan = Plan(
         evaluation.limits(), profile.chunks(), profile.votes, evaluation.delay_steps, evaluation.seed,
-        evaluation.stop_after, evaluation.kick_m,
+        evaluation.stop_after, evaluation.kick_m, led.chunks(), led.votes,
     )  # fmt: skip
     wins = sum(trial.succeeded(profile.success) for trial in log.trials.values())
     bar = tqdm(total=len(missing) + len(log.trials), initial=len(log.trials), desc="evaluating", unit="trial")
@@ -190,7 +197,7 @@ def _play(
 
     with bar:
         if missing:
-            Runner(evaluation.player, plan, opens, played, watches).run(missing, workers)
+            Runner(evaluation.player, plan, opens, played, watches, evaluation.lead).run(missing, workers)
     if recorder is not None:
         recorder.close()
     return failed

@@ -32,6 +32,7 @@ class Protocol:
 
     limits: steps by task. placements: how many, from first_placement on; trials: per task. delay_steps,
     kick_m: injected. stop_after: steps after the first success at which a trial ends, None: at its limit.
+    lead: the policy that drives the beginning of each trial, "" for none.
     assets: "published", "standin" where meshes were replaced, or "" where none are wanted.
     """
 
@@ -50,6 +51,7 @@ class Protocol:
     assets: str
     kick_m: float = 0.0
     stop_after: int | None = None
+    lead: str = ""
 
     def __str__(self) -> str:
         limits = "+".join(str(steps) for steps in dict.fromkeys(self.limits.values()))
@@ -62,6 +64,7 @@ class Protocol:
         ]  # fmt: skip
         parts += [f"assets={self.assets}"] if self.assets else []
         parts += [f"kicks={self.kick_m:g}m"] if self.kick_m else []
+        parts += [f"lead={self.lead}"] if self.lead else []
         parts += [] if self.stop_after is None else [f"stop={self.stop_after}"]
         return "/".join(parts)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from twinbrain_ros.benchmarks.players import Player
 from twinbrain_ros.benchmarks.process import WorkerError, WorkerProcess
-from twinbrain_ros.benchmarks.trial import Ask, TrialKey, TrialResult, Watch, play
+from twinbrain_ros.benchmarks.trial import Ask, Lead, TrialKey, TrialResult, Watch, play
 from twinbrain_ros.control.steps import StepExecutor
 from twinbrain_ros.control.strategies import ChunkSettings
 
@@ -36,6 +36,7 @@ class Plan:
         limits: steps by task.
         chunks, votes, delay_steps: of the executor.
         stop_after, kick_m: see `trial.play`.
+        lead_chunks, lead_votes: of a lead's executor (`trial.Lead`).
     """
 
     limits: Mapping[str, int]
@@ -45,6 +46,8 @@ class Plan:
     seed: int
     stop_after: int | None
     kick_m: float = 0.0
+    lead_chunks: ChunkSettings | None = None
+    lead_votes: int = 1
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Runner:
         watches: for a trial, what watches it (`play`); left when the trial is over, by an exception where it
             broke off.
         played: is given every result, and what could not be played with its error; from one thread at a time.
+        lead: drives the beginning of each trial (`trial.Lead`); with the plan's lead_chunks.
     """
 
     def __init__(
@@ -79,8 +83,9 @@ class Runner:
         opens: Opens,
         played: Callable[[TrialKey, TrialResult | WorkerError], object],
         watches: Watches = lambda key: contextlib.nullcontext(lambda observation, action: None),
+        lead: Player | None = None,
     ) -> None:
-        self._player, self._plan, self._opens = player, plan, opens
+        self._player, self._plan, self._opens, self._leads = player, plan, opens, lead
         self._watches, self._played = watches, played
         self._asks: queue.Queue[_Request | None] = queue.Queue()
         self._lock = threading.Lock()
@@ -117,11 +122,17 @@ class Runner:
 
     def _answer_all(self) -> None:
         while (first := self._asks.get()) is not None:
-            batch = [first, *self._others()]
-            chunks = self._player.answer([request.ask for request in batch])
-            for request, chunk in zip(batch, chunks, strict=True):
-                request.chunk = chunk
-                request.answered.set()
+            asked = [first, *self._others()]
+            for player, batch in (
+                (self._player, [request for request in asked if not request.ask.leads]),
+                (self._leads, [request for request in asked if request.ask.leads]),
+            ):
+                if player is None or not batch:
+                    continue
+                chunks = player.answer([request.ask for request in batch])
+                for request, chunk in zip(batch, chunks, strict=True):
+                    request.chunk = chunk
+                    request.answered.set()
 
     def _others(self) -> list[_Request]:
         """What the other playing workers ask within a moment."""
@@ -210,6 +221,7 @@ class Runner:
         self, worker: WorkerProcess, key: TrialKey, executor: StepExecutor, attempt: int
     ) -> TrialResult:
         self._player.check(worker.described)
+        lead = self._lead(worker)
         with self._lock:
             self._playing += 1
         try:
@@ -218,11 +230,19 @@ class Runner:
                     worker, key, executor, self._player.codec, self._ask,
                     limit=self._plan.limits[key.task], horizon=self._player.horizon, seed=self._plan.seed,
                     stop_after=self._plan.stop_after, reruns=attempt, watch=watch,
-                    kick_m=self._plan.kick_m,
+                    kick_m=self._plan.kick_m, lead=lead,
                 )  # fmt: skip
         finally:
             with self._lock:
                 self._playing -= 1
+
+    def _lead(self, worker: WorkerProcess) -> Lead | None:
+        player, chunks = self._leads, self._plan.lead_chunks
+        if player is None or chunks is None:
+            return None
+        player.check(worker.described)
+        executor = StepExecutor(chunks, player.horizon, 0, self._plan.lead_votes)
+        return Lead(executor, player.codec)
 
     def _tell(self, key: TrialKey, outcome: TrialResult | WorkerError) -> None:
         with self._lock:

@@ -70,11 +70,12 @@ class TrialResult:
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """An observation that a policy is to answer with a chunk."""
+    """An observation that a policy is to answer with a chunk; leads: the one of a `Lead`."""
 
     observation: Mapping[str, Any]
     seed: int
     guide: Guide | None = None
+    leads: bool = False
 
 
 class Simulator(Protocol):
@@ -90,6 +91,23 @@ KICK_SHARE = 0.12  # of a trial's actions
 SLIP_SHARE, SLIP_END = 0.04, 0.5
 
 Watch = Callable[[Mapping[str, Any], Mapping[str, Any] | None], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Lead:
+    """Another policy, which drives the beginning of a trial: who is played starts from where that one got to
+    (human-gated DAgger, arXiv 1810.02890, with a script in the human's place).
+
+    executor, codec: the other policy's. Its stretch is drawn for each trial, from no step to half of the
+    trial's; it is disturbed and watched by nobody.
+    """
+
+    executor: StepExecutor
+    codec: Codec
+
+    def steps(self, key: TrialKey, seed: int, limit: int) -> int:
+        """How long it drives."""
+        return int(np.random.default_rng([noise_seed(key, seed, 0), 1]).integers(0, limit // 2 + 1))
 
 
 class Kicks:
@@ -134,6 +152,7 @@ def play(
     reruns: int = 0,
     watch: Watch = lambda observation, action: None,
     kick_m: float = 0.0,
+    lead: Lead | None = None,
 ) -> TrialResult:
     """Plays a trial.
 
@@ -144,18 +163,25 @@ def play(
         watch: is given every observation with the action that answers it, and the last one with None.
         kick_m: of `Kicks`, unseen by `watch`: how an expert comes to show what to do off its way (DART,
             arXiv 1703.09327).
+        lead: who drives the beginning; its steps are among the limit's.
     """
     executor.reset()
     clock = time.perf_counter
-    observation = simulator.reset(key.placement, seed + key.repeat)
+    observation: Mapping[str, Any] = simulator.reset(key.placement, seed + key.repeat)
+    led = 0
+    if lead is not None:
+        led = lead.steps(key, seed, limit)
+        observation = _led(simulator, observation, lead, led, lambda seen, step: ask(
+            Ask(seen, noise_seed(key, seed, step), leads=True)
+        ))  # fmt: skip
     kicks = Kicks(kick_m, noise_seed(key, seed, 0))
     gripper = 1.0
-    chunks = steps = 0
+    chunks, steps = 0, led
     simulator_s = all_s = policy_s = 0.0
     first: int | None = None
     last = at_chunk_end = False
     grasped: bool | None = None
-    for step in range(limit):
+    for step in range(led, limit):
         state = observation["state"]
         if executor.due():
             at_chunk_end |= last
@@ -187,6 +213,27 @@ def play(
         steps_to_success=first, grasped=grasped, reruns=reruns,
         simulator_s=simulator_s, overhead_s=all_s - simulator_s, policy_s=policy_s,
     )  # fmt: skip
+
+
+def _led(
+    simulator: Simulator,
+    observation: Mapping[str, Any],
+    lead: Lead,
+    steps: int,
+    ask: Callable[[Mapping[str, Any], int], Array],
+) -> Mapping[str, Any]:
+    """Where a lead gets to in so many steps; ask: for its chunk at an observation and step."""
+    lead.executor.reset()
+    gripper = 1.0
+    for step in range(steps):
+        state = observation["state"]
+        if lead.executor.due():
+            lead.executor.add(lead.codec.rows(ask(observation, step), state))
+        row = lead.executor.take()
+        action = lead.codec.hold(state) if row is None else lead.codec.action(row, state)
+        gripper = action.setdefault("gripper", gripper)
+        observation, _ = simulator.act(action)
+    return observation
 
 
 def _guide(executor: StepExecutor, codec: Codec, state: Mapping[str, Array], horizon: int) -> Guide | None:

@@ -81,6 +81,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="deviation of random moves added to some actions, with which the gripper slips now and then; "
         "an expert then shows how to get back (default: 0)",
     )  # fmt: skip
+    add(
+        "--lead", type=Path, metavar="CHECKPOINT",
+        help="with --policy expert: a policy that drives a first stretch of each trial, up to half of its "
+        "limit; the expert then shows what to do from where it got to",
+    )  # fmt: skip
     add("--against", type=Path, metavar="FILE", help="earlier results to compare with")
     add(
         "--varying", nargs="+", default=[], choices=VARYING, metavar="FIELD",
@@ -129,6 +134,8 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
         raise CommandError(f"--tasks: found {', '.join(unknown)}, expected some of {', '.join(known)}")
     if args.policy == "expert" and args.checkpoint is not None:
         raise CommandError("--policy expert: found --checkpoint too, expected one of them")
+    if args.lead is not None and args.policy != "expert":
+        raise CommandError("--lead: found with a checkpoint, expected with --policy expert, which takes over")
     if args.delay_steps < 0 or args.first < 0:
         raise CommandError("--delay-steps and --first: found a number below 0, expected 0 or more")
     profile = load_profile(args.profile or ("own" if args.policy == "expert" else DEFAULTS[args.suite]))
@@ -137,6 +144,10 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
         if args.strategy not in choices:
             raise CommandError(f"--strategy: found {args.strategy}, expected one of {', '.join(choices)}")
         profile = replace(profile, strategy=Strategy(args.strategy))
+    lead = None
+    if args.lead is not None:
+        lead = TwinPlayer.load(checkpoint_directory(args.lead), profile, args.device, args.dtype)
+    lead_profile = profile
     steps = 1 if args.policy == "expert" else args.execution_steps
     profile = replace(profile, steps=steps or profile.steps, limit=args.limit or profile.limit)
     python = interpreter(args.suite, args.python)
@@ -147,5 +158,5 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     )
     return Evaluation(
         args.suite, tuple(dict.fromkeys(tasks)), player, profile, python, args.trials, args.first, args.seed,
-        args.delay_steps, args.kick,
+        args.delay_steps, args.kick, lead=lead, lead_profile=lead_profile,
     )  # fmt: skip
