@@ -83,7 +83,7 @@ def test_intervals_are_wilsons() -> None:
         (f"{round(float(rate) * int(n.replace(',', '')) / 100)}", n.replace(",", ""), low, high)
         for rate, n, low, high in re.findall(r"([\d.]+) % of ([\d,]+) is \[([\d.]+), ([\d.]+)\]", TEXT)
     ]
-    assert len(found) >= 6
+    assert len(found) >= 12
     for successes, trials, low, high in found:
         expected = wilson_interval(int(successes), int(trials))
         assert [float(low), float(high)] == pytest.approx([100 * e for e in expected], abs=0.06)
