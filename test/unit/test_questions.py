@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,15 @@ def test_another_vlm_than_the_twins_own_is_refused(
     (other / "config.json").write_text(json.dumps(config))
     assert run(pope(pictures), "--checkpoint", checkpoint_folder, "--vlm", other) == 2
     error = capsys.readouterr().err
+    shutil.copy(vlm / "config.json", other / "config.json")
+    words = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["e"], vocabulary["t"] = vocabulary["t"], vocabulary["e"]
+    (other / "tokenizer.json").write_text(json.dumps(words))
+    assert run(pope(pictures), "--checkpoint", checkpoint_folder, "--vlm", other) == 2
+    assert re.search(
+        r"pope.json:1: question: found the tokens .*, expected those of", capsys.readouterr().err
+    )
     assert (
         "not the VLM that this checkpoint was made from: text_config.intermediate_size: checkpoint " in error
     )
@@ -264,6 +274,9 @@ def test_a_limit_can_be_raised_and_a_log_of_another_run_is_refused(
     assert r"suffix: '\nAnswer with yes or no.' and ' Say yes or no.'" in capsys.readouterr().err
     assert run(pope(pictures, 4), *options) == 2
     assert "holds answers of another run (questions: " in capsys.readouterr().err
+    shutil.copytree(small, tmp_path / "other")
+    assert run(pope(pictures), "--checkpoint", tmp_path / "other", "--json", out) == 2
+    assert re.search(r"another run \(checkpoint: 'twin@(\w+)' and 'other@\1'\)", capsys.readouterr().err)
     pope(pictures)
     again = ("--checkpoint", small, "--against", out, "--pixels", "1024,4096")
     assert run(file, *again) == 2
@@ -442,6 +455,8 @@ def test_a_question_that_cannot_be_asked_is_named_before_the_weights_are_loaded(
         (("FILE", "--images", "nowhere"), "--images nowhere: found no such directory"),
         (("FILE", "--against", "nowhere.json"), "--against nowhere.json: found no results of questions"),
         (("FILE", "--vlm", "nowhere"), "nowhere: not readable as a base VLM"),
+        (("FILE", "--json", "FILE"), "found a file that is read, expected another"),
+        (("FILE", "--max-tokens", "4000"), "--max-tokens: found 4000, expected 1 to 2048"),
     ],
 )
 def test_wrong_options_are_named_in_a_line(
@@ -450,7 +465,10 @@ def test_wrong_options_are_named_in_a_line(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     file = pope(pictures)
-    assert run(*(file if o == "FILE" else o for o in options), "--checkpoint", small) == 2
+    before = file.read_bytes()
+    given = [str(file) if option == "FILE" else option for option in options]
+    assert cli.main(["questions", *given, "--checkpoint", str(small)]) == 2
+    assert file.read_bytes() == before
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from twinbrain_ros.brain import backbone
-from twinbrain_ros.brain.checkpoint import is_stored, open_weights, weight_files
+from twinbrain_ros.brain.checkpoint import (
+    check_memory,
+    free_bytes,
+    is_stored,
+    open_weights,
+    weight_files,
+)
 from twinbrain_ros.brain.config import CheckpointError, CheckpointMismatch, TwinBrainConfig
 from twinbrain_ros.brain.generalist import Answer, end_ids
 from twinbrain_ros.brain.initial import in_module
@@ -28,17 +35,19 @@ class StockVlm:
     """transformers' own model and generation loop on a base VLM's folder; nothing of our decoder runs.
 
     It always says its likeliest token, whatever the folder's generation_config.json says. Raises
-    CheckpointError for weights that transformers cannot load.
+    CheckpointError for weights that transformers cannot load, or that do not fit.
     """
 
     def __init__(self, path_or_hub_id: str, base: BaseVlm, device: str, dtype: str) -> None:
+        files, place = weight_files(weights_folder(path_or_hub_id)), torch.device(device)
+        check_memory(_parameters(files), DTYPES[dtype], place, free_bytes(place))
         try:
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 weights_folder(path_or_hub_id), dtype=DTYPES[dtype], attn_implementation="sdpa"
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path_or_hub_id}: transformers cannot load it: {error}") from error
-        self._model = model.to(device).eval()
+        self._model = model.to(place).eval()
         # In place of the folder's: it would fill in what is not said here, as penalties on repeated words.
         self._model.generation_config = GenerationConfig()
         self._tokenizer = base.tokenizer
@@ -122,6 +131,16 @@ def equal_weights(checkpoint: Path, config: TwinBrainConfig, path_or_hub_id: str
         if own is None or not torch.equal(own().float(), read().float()):
             differing.append(name)
     return differing, count
+
+
+def _parameters(files: list[Path]) -> int:
+    """How many numbers files hold, from their headers."""
+    count = 0
+    for path in files:
+        with open_weights(path) as weights:
+            names = list(weights.keys())
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    return count
 
 
 def _lazy(files: list[Path]) -> Iterator[tuple[str, Any]]:

@@ -70,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
     directory = checkpoint_directory(args.checkpoint)
     if args.json is not None:
         check_writable("--json", args.json)
+        for path in (args.file, *filter(None, [args.against])):
+            if args.json.resolve() == path.resolve():
+                raise CommandError(f"--json {args.json}: found a file that is read, expected another")
     if not args.file.is_file():
         raise CommandError(f"{args.file}: found no such file, expected questions")
     if args.images is not None and not args.images.is_dir():
@@ -79,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     file = load_questions(args.file, args.images)
     from twinbrain_ros.brain.generalist import MAX_TOKENS
     from twinbrain_ros.evaluation.question_results import AnswerLog, compare_with, read_verdicts, table
-    from twinbrain_ros.evaluation.question_run import Inquiry, Options
+    from twinbrain_ros.evaluation.question_run import Options, QuestionRun
 
     if args.max_tokens > MAX_TOKENS:
         raise CommandError(f"--max-tokens: found {args.max_tokens}, expected 1 to {MAX_TOKENS}")
@@ -87,13 +90,13 @@ def run(args: argparse.Namespace) -> int:
     options = Options(
         args.device, dtype, args.vlm, args.limit, args.batch, args.max_tokens, args.pixels, args.suffix
     )
-    inquiry = Inquiry(file, directory, options)
-    before = None if args.against is None else read_verdicts(args.against, inquiry.protocol)
+    asking = QuestionRun(file, directory, options)
+    before = None if args.against is None else read_verdicts(args.against, asking.protocol)
     with tempfile.TemporaryDirectory(prefix="twinbrain-") as scratch:
         out = args.json or Path(scratch) / "questions.json"
-        log = AnswerLog(out.with_suffix(".answers.jsonl"), inquiry.names, inquiry.protocol)
+        log = AnswerLog(out.with_suffix(".answers.jsonl"), asking.names, asking.protocol)
         with log.alone():
-            values = inquiry.run(log)
+            values = asking.run(log)
     if before is not None:
         values["comparisons"] += compare_with(values, before, args.against.name)
     print(table(values))

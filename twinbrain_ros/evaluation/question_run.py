@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from twinbrain_ros.brain.checkpoint import load_tokenizer
@@ -17,7 +18,6 @@ from twinbrain_ros.brain.fingerprint import checkpoint_name
 from twinbrain_ros.brain.generalist import Answer, Generalist
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.pretrained import BaseVlm, load_base, weights_folder
-from twinbrain_ros.brain.prompt import InstructionError
 from twinbrain_ros.brain.query import Query, QueryBuilder
 from twinbrain_ros.brain.stock import StockVlm, check_same_vlm, equal_weights
 from twinbrain_ros.evaluation.question_results import LEFT, RIGHT, STOCK, AnswerLog, Protocol, Said, report
@@ -46,7 +46,7 @@ class Options:
     suffix: str | None = None
 
 
-class Inquiry:
+class QuestionRun:
     """Everything about a run but its weights: made, and refused, before they are loaded.
 
     Raises:
@@ -95,11 +95,10 @@ class Inquiry:
         for i, question in enumerate(self.questions):
             try:
                 sizes = self._builder.sizes(self.file.sizes[question.id])
-                prompt = self._builder.prompt(sizes, self._builder.check(self._text(question)))
-            except (InstructionError, ValueError) as error:
+                words = self._words(self._builder.check(self._text(question)))
+            except ValueError as error:
                 raise QuestionError(f"{self.file.path}:{question.line}: {error}") from error
-            self._check_same_words(question)
-            groups[sizes].append((len(prompt.ids), i, question))
+            groups[sizes].append((words, i, question))
         size = self.options.batch
         return [
             [question for *_, question in group[start : start + size]]
@@ -107,21 +106,17 @@ class Inquiry:
             for start in range(0, len(group), size)
         ]
 
-    def _check_same_words(self, question: Question) -> None:
-        """The stock VLM is to be told the same: its own tokenizer has to agree."""
-        if self.base is None:
-            return
-        text = self._text(question)
-        mine, theirs = (t(text, add_special_tokens=False)["input_ids"] for t in self._tokenizers())
-        if mine != theirs:
-            raise QuestionError(
-                f"{self.file.path}:{question.line}: the checkpoint's tokenizer makes {len(mine)} tokens "
-                f"{mine[:5]}.. of it, that of --vlm {len(theirs)} {theirs[:5]}.., expected the same"
-            )
-
-    def _tokenizers(self) -> tuple[Any, Any]:
-        assert self.base is not None
-        return self._builder.tokenizer, self.base.tokenizer
+    def _words(self, text: str) -> int:
+        """How many tokens a text has. Raises ValueError where the stock tokenizer makes others of it."""
+        mine = self._builder.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if self.base is not None:
+            theirs = self.base.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if mine != theirs:
+                raise ValueError(
+                    f"question: found the tokens {theirs[:5]}.. by --vlm's tokenizer, expected those of the "
+                    f"checkpoint's, {mine[:5]}.."
+                )
+        return len(mine)
 
     def _text(self, question: Question) -> str:
         return question.text + self._suffix
@@ -142,6 +137,8 @@ class Inquiry:
                 self._ask(brain, Generalist(policy, brain).ask_batch, log)
             del policy
             gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         if self.base is not None and self._missing(STOCK, log):
             assert options.vlm is not None
             stock = StockVlm(options.vlm, self.base, options.device, options.dtype)
