@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
             values = asking.run(log)
     if before is not None:
         values["comparisons"] += compare_with(values, before, args.against.name)
-    print(table(values))
     write_json(args.json, values)
+    print(table(values))
     return OK
 
 
