@@ -18,10 +18,13 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
+MASK_ALIGNMENT = 8  # values, as of aten/src/ATen/native/transformers/attention.cpp, preprocess_mask
+
 
 @dataclass(frozen=True)
 class Segments:
-    """Which patches see each other: runs of `length`, inside of which `mask` [length, length] holds."""
+    """Which patches see each other: runs of `length`, inside of which `mask` [length, length], in the tower's
+    type, is added to the scores."""
 
     length: int
     mask: Tensor | None = None
@@ -68,7 +71,7 @@ def plan_vision(visual: Any, rows: int, columns: int, images: int, device: torch
             index, bounds = get_vision_window_index(grid, merge, config.window_size, config.patch_size)
             order, restore = index.to(device), index.argsort().to(device)
             rotary = tuple(_reorder(x, order, 1, merge) for x in rotary)
-            window = _segments(bounds.diff().tolist(), device)
+            window = _segments(bounds.diff().tolist(), device, visual.dtype)
         return VisionPlan(
             images,
             (torch.arange(images + 1, dtype=torch.int32) * patches).to(device),
@@ -85,11 +88,11 @@ class VisionPlans:
     """Plans of towers of one architecture, each made once."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[int, int, int, torch.device], VisionPlan] = {}
+        self._made: dict[tuple[int, int, int, torch.device, torch.dtype], VisionPlan] = {}
 
     def __call__(self, visual: Any, rows: int, columns: int, images: int, device: torch.device) -> VisionPlan:
         """As `plan_vision`."""
-        key = (rows, columns, images, device)
+        key = (rows, columns, images, device, visual.dtype)
         if key not in self._made:
             plan = plan_vision(visual, rows, columns, images, device)
             # The first one stays: another thread may come here too, and graphs read from it.
@@ -97,12 +100,16 @@ class VisionPlans:
         return self._made[key]
 
 
-def _segments(lengths: list[int], device: torch.device) -> Segments:
+def _segments(lengths: list[int], device: torch.device, dtype: torch.dtype) -> Segments:
     """Equal runs as such; unequal ones (windows at an image's edge) as a mask over the whole image."""
     if len(set(lengths)) == 1:
         return Segments(lengths[0])
     owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    return Segments(sum(lengths), (owner[:, None] == owner[None, :]).to(device))
+    whole = sum(lengths)
+    # CUDA's kernels take rows that begin at multiples of 8; of others each call would make a copy.
+    rows = torch.zeros(whole, -(-whole // MASK_ALIGNMENT) * MASK_ALIGNMENT, dtype=dtype)
+    rows[:, :whole].masked_fill_(owner[:, None] != owner[None, :], float("-inf"))
+    return Segments(whole, rows.to(device)[:, :whole])
 
 
 def _reorder(x: Tensor, order: Tensor, images: int, merge: int) -> Tensor:
