@@ -19,7 +19,7 @@ from twinbrain_ros.robot.robot_file import load_robot
 from twinbrain_ros.text import shown
 
 _NAMESPACE = re.compile(r"/?([A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*)?")
-_DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:[0-9]+)?")
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 CHECKPOINT_FILE = "config.json"
 
 
@@ -132,7 +132,7 @@ def _checkpoint(name: str, value: str) -> None:
 
 def _device(name: str, value: str) -> None:
     if not _DEVICE.fullmatch(value):
-        raise _wrong(name, value, "expected a device as torch names it: cpu, cuda, cuda:1")
+        raise _wrong(name, value, "expected cpu, cuda or cuda:N")
 
 
 def _directory(name: str, value: str) -> None:

@@ -97,4 +97,4 @@ def test_weights_that_are_cut_short_are_refused(bench: Any, copy: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused(bench: Any) -> None:
-    refused(bench, ["cannot configure: device is 'nonsense'"], device="nonsense")
+    refused(bench, ["cannot configure: device: found 'nonsense', expected cpu"], device="nonsense")

@@ -97,7 +97,7 @@ def test_how_far_it_is_is_said(tmp_path: Any, robot: RobotFile, monkeypatch: pyt
     (tmp_path / "model.safetensors").write_bytes(bytes(20_000_000))
     shares: list[str] = []
 
-    def load(checkpoint: str, device: str, threads: int, dtype: str, progress: Any) -> StandIn:
+    def load(checkpoint: str, device: str, threads: int, dtype: str, progress: Any, say: Any) -> StandIn:
         for share in (0.25, 0.5):
             progress(share)
             shares.append(str(loading))

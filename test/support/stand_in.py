@@ -18,7 +18,7 @@ class StandInPolicy:
     def check_robot(self, robot: Any) -> None:
         pass
 
-    def warm_up(self, sizes: Mapping[str, tuple[int, int]] | None = None) -> None:
+    def warm_up(self, sizes: Mapping[str, tuple[int, int]] | None = None, guided: bool = False) -> None:
         pass
 
     def prompts(self, instruction: str) -> object:

@@ -68,6 +68,11 @@ def test_a_config_file_is_measured(dtype: str, config_file: Path, tmp_path: Path
     assert {"threads", "rounds", "views", "conditioning", "prompt_lengths", "versions"} <= set(facts)
 
 
+def test_chunks_with_a_guide_are_measured_too(config_file: Path, tmp_path: Path) -> None:
+    facts = measured(config_file, tmp_path / "bench.json", "--guided")
+    assert facts["guided_agrees"] and facts["guided_ms"]["count"] == facts["guided_eager_ms"]["count"] == 2
+
+
 def test_a_published_runs_config_is_measured_for_as_many_views_as_asked(tmp_path: Path) -> None:
     imported(run_copy(tmp_path / "runs", "run_raw"), tmp_path / "twin")
     facts = measured(tmp_path / "twin", tmp_path / "bench.json", "--views", "2")
@@ -90,7 +95,7 @@ def test_two_ways_that_disagree_fail_the_command(
         (["--config", "huge"], "found 'huge', expected a file or one of"),
         (["--views", "1"], "--views 1: {file} is made for 2"),
         (["--conditioning", "action_queries"], "is made for hidden_states"),
-        (["--device", "tpu"], "expected cpu, cuda or cuda:N"),
+        (["--device", "tpu"], "--device: found 'tpu', expected cpu"),
         (["--graphs"], "--graphs: there are none on a CPU"),
     ],
 )
@@ -104,9 +109,9 @@ def test_options_that_cannot_be_are_named(
 def test_a_gpu_that_is_not_there_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert cli.main(["bench", "policy", "--device", "cuda"]) == 2
-    assert "torch finds no GPU" in capsys.readouterr().err
+    assert "--device: found 'cuda', expected cpu (torch " in capsys.readouterr().err
 
 
 def chunk(model: TwinBrain, load: Workload) -> torch.Tensor:

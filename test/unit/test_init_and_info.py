@@ -20,6 +20,7 @@ from twinbrain_ros import cli
 from twinbrain_ros.brain import checkpoint
 from twinbrain_ros.brain.config import CheckpointError, TwinBrainConfig
 from twinbrain_ros.brain.initial import in_module
+from twinbrain_ros.brain.memory import Needs
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.presets import NAMES, preset
 
@@ -168,13 +169,13 @@ def test_writing_that_fails_leaves_the_old_weights(vlm: Path, tmp_path: Path) ->
     ],
 )
 def test_weights_that_do_not_fit_are_refused_with_what_would(free: int, message: str) -> None:
-    cpu = torch.device("cpu")
+    needs = Needs(torch.device("cpu"), torch.float32, 1_000_000_000)
     with pytest.raises(
         CheckpointError, match=f"need 4.0 GB in float32, {free / 1e9:.1f} GB are free; {message}"
     ):
-        checkpoint.check_memory(1_000_000_000, torch.float32, cpu, free)
-    checkpoint.check_memory(1_000_000_000, torch.float32, cpu, 4_000_000_000)
-    checkpoint.check_memory(1_000_000_000, torch.float32, cpu, None)
+        needs.check(free)
+    needs.check(4_000_000_000)
+    needs.check(None)
 
 
 # -- info

@@ -410,7 +410,7 @@ def test_the_command_tells_and_writes_what_came_of_it(
     tmp_path: Path, robot: RobotFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_bag(tmp_path / "bag", robot)
-    monkeypatch.setattr(TwinBrainPolicy, "from_pretrained", lambda *args: staying(robot, 0.01))
+    monkeypatch.setattr(TwinBrainPolicy, "from_pretrained", lambda *args, **more: staying(robot, 0.01))
     figures = tmp_path / "figures.json"
     assert command.run(options(str(tmp_path / "bag"), "--json", str(figures))) == 0
     out, err = capsys.readouterr()
@@ -424,7 +424,7 @@ def test_without_a_usable_observation_the_command_fails_and_says_why(
     tmp_path: Path, robot: RobotFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_bag(tmp_path / "bag", robot, seconds=0.0)
-    monkeypatch.setattr(TwinBrainPolicy, "from_pretrained", lambda *args: staying(robot))
+    monkeypatch.setattr(TwinBrainPolicy, "from_pretrained", lambda *args, **more: staying(robot))
     assert command.run(options(str(tmp_path / "bag"))) == 1
     error = capsys.readouterr().err
     assert "no observation could be used" in error and "/joint_states: no messages in the bag" in error

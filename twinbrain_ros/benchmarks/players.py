@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -80,12 +80,17 @@ class TwinPlayer:
 
     @classmethod
     def load(
-        cls, checkpoint: Path, profile: Profile, device: str = "cpu", dtype: str | None = None
+        cls,
+        checkpoint: Path,
+        profile: Profile,
+        device: str = "cpu",
+        dtype: str | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> TwinPlayer:
-        """Reads a checkpoint."""
+        """Reads a checkpoint; tell: as of `TwinBrainPolicy.from_pretrained`."""
         from twinbrain_ros.brain.policy import TwinBrainPolicy
 
-        return cls(TwinBrainPolicy.from_pretrained(checkpoint, device, dtype), profile)
+        return cls(TwinBrainPolicy.from_pretrained(checkpoint, device, dtype, tell=tell), profile)
 
     def check(self, described: Mapping[str, Any]) -> None:
         config, profile, wrong = self._policy.config, self._profile, []

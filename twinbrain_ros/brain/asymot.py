@@ -106,8 +106,7 @@ def masked_attention(
     mask's left part is dropped here.
     """
     mask = None if attention_mask is None else attention_mask[..., -key.shape[2] :]
-    if mask is not None and query.is_cuda and query.shape[1] != key.shape[1]:
-        # CUDA's kernels that take a mask know no shared KV heads; SDPA would fall back to its slowest.
+    if mask is not None and query.is_cuda and not _shares_heads(query, key, value, mask, dropout):
         times = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
     out = F.scaled_dot_product_attention(
@@ -121,6 +120,15 @@ def masked_attention(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return out.transpose(1, 2).contiguous(), None
+
+
+def _shares_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> bool:
+    """Whether the GPU kernel that takes a mask takes these heads too: where several queries share keys and
+    values not every version's does, and SDPA would fall back to its slowest."""
+    if query.shape[1] == key.shape[1]:
+        return True
+    asked = torch.backends.cuda.SDPAParams(query, key, value, mask, dropout, False, True)
+    return torch.backends.cuda.can_use_efficient_attention(asked)
 
 
 def _segment_attention(
@@ -137,7 +145,7 @@ def _segment_attention(
 ) -> tuple[Tensor, None]:
     """Attention inside equal segments (images, windows) of a packed sequence [1, heads, N, d].
 
-    segment_mask: bool [length, length], what may be seen inside each segment; None: everything.
+    segment_mask: [length, length], added to the scores inside each segment; None: everything is seen.
     """
     _, heads, total, dim = query.shape
     length = total if max_length_q is None else int(max_length_q)

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 
 from twinbrain_ros.brain import backbone
 from twinbrain_ros.brain.config import CheckpointError, TwinBrainConfig, transformers_config
+from twinbrain_ros.brain.memory import Needs, memory_of
 from twinbrain_ros.brain.twin import TwinBrain
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -149,10 +150,12 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype,
     progress: Callable[[float], None] = lambda share: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> TwinBrain:
     """A checkpoint's model; every tensor of the model, in its shape, and no other.
 
-    progress: called with the share of the weights that is there.
+    progress: called with the share of the weights that is there; tell: called once, before they are read,
+    with a line that says what they need and what the device has.
 
     Raises CheckpointError that names what is missing, extra, misshapen or not finite, or how much memory is
     needed where it does not fit.
@@ -160,6 +163,7 @@ def load_model(
     files = weight_files(directory)
     model = meta_twin(config)
     check_shapes(model, files, directory)
+    tell(Needs.of(model, device, dtype).line())
     with_memory(model, device, dtype)
     parameters = dict(model.named_parameters())
     problems, there, whole = [], 0, sum(parameter.numel() for parameter in parameters.values())
@@ -179,7 +183,7 @@ def with_memory(model: TwinBrain, device: torch.device, dtype: torch.dtype) -> N
     with torch.no_grad():
         for parameter in model.parameters():  # rotary buffers must stay float32
             parameter.data = parameter.data.to(dtype)
-    check_memory(sum(p.numel() for p in model.parameters()), dtype, device, free_bytes(device))
+    Needs.of(model, device, dtype).check(memory_of(device)[0])
     fresh = backbone.build_vlm(_shallow(model.config))
     for brain in model.brains():
         backbone.materialize(brain, fresh, device)
@@ -198,38 +202,6 @@ def _shallow(config: TwinBrainConfig) -> Any:
     vision.update(depth=1, intermediate_size=8, deepstack_visual_indexes=[])
     values.pop("pad_token_id", None)
     return transformers_config(values)
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that weights may still take on a device; None where it is not known."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] if found and device.type == "cpu" else None
-
-
-def check_memory(parameters: int, dtype: torch.dtype, device: torch.device, free: int | None) -> None:
-    """Refuses weights that do not fit, before they are loaded: what they need, and what would fit."""
-    needed = parameters * dtype.itemsize
-    if free is None or needed <= free:
-        return
-    message = (
-        f"{device}: {parameters:,} parameters need {needed / 1e9:.1f} GB in {_name(dtype)}, "
-        f"{free / 1e9:.1f} GB are free"
-    )
-    if dtype.itemsize > 2 and parameters * 2 <= free:
-        raise CheckpointError(
-            f"{message}; in bfloat16 they need {parameters * 2 / 1e9:.1f} GB, which would fit"
-        )
-    raise CheckpointError(f"{message}; {free // 2:,} parameters in bfloat16 would fit")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def stored_bytes(files: list[Path]) -> dict[str, int]:

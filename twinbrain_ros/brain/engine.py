@@ -18,15 +18,16 @@ from torch import Tensor
 from twinbrain_ros.brain.asymot import LeftMemory
 from twinbrain_ros.brain.config import CameraInput
 from twinbrain_ros.brain.decoder import Side
-from twinbrain_ros.brain.expert import FlowTime
-from twinbrain_ros.brain.graphs import CapturedCall
+from twinbrain_ros.brain.devices import settle
+from twinbrain_ros.brain.expert import Context, FlowTime
+from twinbrain_ros.brain.graphs import CapturedCall, GraphPool
 from twinbrain_ros.brain.preprocess import PatchLayout, fitting_size, resize
 from twinbrain_ros.brain.prompt import PromptBatch
 from twinbrain_ros.brain.realtime import Target, guided, prefixed
 from twinbrain_ros.brain.twin import Prepared, TwinBrain
 
 KEPT_PROMPTS = 16  # prepared prompts that are kept; each holds embeddings of a few hundred tokens
-KEPT_GRAPHS = 24
+KEPT_GRAPHS = 32
 LENGTH_BUCKET = 16  # on CUDA prompts are padded to multiples of this, so that most instructions share a graph
 
 Size = tuple[int, int]  # height and width, pixels
@@ -74,13 +75,18 @@ def scale(images: Tensor, view: View) -> Tensor:
 class TwinEngine:
     """Runs a twin that is not being trained. Not thread-safe: one caller at a time.
 
-    graphs: record and replay CUDA graphs; default where the device can.
+    graphs: record and replay CUDA graphs; default where the device can. tell: called with a line when a graph
+    has to be recorded while somebody may wait for the result (`warm` is set, by `TwinBrainPolicy.warm_up`).
     """
 
     def __init__(self, model: TwinBrain, graphs: bool | None = None) -> None:
         self.model = model
         self.device = next(model.parameters()).device
+        settle(self.device)
         self.graphs = self.device.type == "cuda" if graphs is None else graphs
+        self.warm = False
+        self.tell: Callable[[str], None] = lambda line: None
+        self._pool: GraphPool | None = None
         self._prepared: OrderedDict[Any, Prepared] = OrderedDict()
         self._calls: OrderedDict[Any, Callable[..., Sequence[Tensor]]] = OrderedDict()
         self._schedule: list[tuple[Tensor, FlowTime]] = []
@@ -141,11 +147,37 @@ class TwinEngine:
             memory = self.model.remember_left(dict(zip(names, tensors, strict=False)), side)
             return [t for i in sorted(memory.pairs) for t in memory.pairs[i]]
 
-        inputs = [pixels[n] for n in names] + _tensors(prepared.left)
-        flat = self._call("left", names, left, inputs, lent=range(len(names)))
+        words = _tensors(prepared.left)
+        inputs = [pixels[n] for n in names] + words
+        fixed = range(len(names), len(inputs))
+        flat = self._call("left", names, left, inputs, range(len(names)), fixed)
         memory = LeftMemory()
         memory.pairs = {i: (flat[2 * i], flat[2 * i + 1]) for i in range(len(flat) // 2)}
         return memory
+
+    def _context(
+        self, pixels: Mapping[str, Tensor], prepared: Prepared, memory: LeftMemory, state: Tensor | None
+    ) -> Context:
+        """What the expert is told, from images as of `see` and state [B, S] in model units."""
+        side, names = prepared.right, tuple(c.name for c in self.model.config.cameras)
+        count, own, joint = len(names), len(_tensors(prepared.right)), sorted(memory.pairs)
+
+        def right(*tensors: Tensor) -> list[Tensor]:
+            words = replace(prepared, right=_rebuilt(side, tensors[count : count + own]))
+            rest = list(tensors[count + own :])
+            past = LeftMemory()
+            past.pairs = {i: (rest[2 * n], rest[2 * n + 1]) for n, i in enumerate(joint)}
+            given = rest[-1] if state is not None else None
+            return _tensors(self.model.context(dict(zip(names, tensors, strict=False)), given, words, past))
+
+        inputs = [*(pixels[n] for n in names), *_tensors(side)]
+        inputs += [t for i in joint for t in memory.pairs[i]]
+        fixed = range(count, count + own)
+        lent = (*range(count), *range(count + own, len(inputs)))
+        if state is not None:
+            inputs.append(state)
+        flat = self._call("right", (names, state is None), right, inputs, lent, fixed)
+        return _context_of(flat, self.model.expert.config.cross_blocks, side.valid is not None)
 
     @torch.inference_mode()
     def chunk(
@@ -157,24 +189,13 @@ class TwinEngine:
         noise: Tensor,
     ) -> Tensor:
         """Actions [B, T, A] in model units from images as of `see`, state [B, S] in model units and noise."""
-        side, names = prepared.right, tuple(c.name for c in self.model.config.cameras)
-        count, own, joint = len(names), len(_tensors(prepared.right)), sorted(memory.pairs)
+        context = self._context(pixels, prepared, memory, state)
+        told = _tensors(context)
 
-        def right(noise: Tensor, *tensors: Tensor) -> list[Tensor]:
-            words = replace(prepared, right=_rebuilt(side, tensors[count : count + own]))
-            rest = list(tensors[count + own :])
-            past = LeftMemory()
-            past.pairs = {i: (rest[2 * n], rest[2 * n + 1]) for n, i in enumerate(joint)}
-            given = rest[-1] if state is not None else None
-            context = self.model.context(dict(zip(names, tensors, strict=False)), given, words, past)
-            return [self.model.expert.integrate(context, noise, schedule=self._schedule)]
+        def head(noise: Tensor, *tensors: Tensor) -> list[Tensor]:
+            return [self.model.expert.integrate(_like(context, tensors), noise, schedule=self._schedule)]
 
-        inputs = [noise, *(pixels[n] for n in names), *_tensors(side)]
-        inputs += [t for i in joint for t in memory.pairs[i]]
-        lent = (*range(1, 1 + count), *range(1 + count + own, len(inputs)))
-        if state is not None:
-            inputs.append(state)
-        return self._call("right", (names, state is None), right, inputs, lent)[0]
+        return self._call("head", _kind(context), head, [noise, *told], range(1, 1 + len(told)))[0]
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -187,15 +208,24 @@ class TwinEngine:
         noise: Tensor,
         target: Target,
     ) -> Tensor:
-        """As `chunk`, but agreeing with a target. No CUDA graph: gradients are taken on the way.
+        """As `chunk`, but agreeing with a target. The gradient that this takes is part of the recording.
 
         Outside inference mode, whose tensors no gradient may pass; the brains are run without gradients.
         """
         expert = self.model.expert
-        context = self.model.context(pixels, state, prepared, memory)
         way = prefixed if expert.config.prefix_trained else guided
-        clone = replace(target, actions=target.actions.clone(), weights=target.weights.clone())
-        return way(expert, context, noise.clone(), clone, self._schedule)
+        context = self._context(pixels, prepared, memory, state)
+        told = _tensors(context)
+
+        def head(*tensors: Tensor) -> list[Tensor]:
+            noise, actions, weights, frozen, *rest = tensors
+            wanted = replace(target, actions=actions, weights=weights, frozen=frozen)
+            return [way(expert, _like(context, rest), noise, wanted, self._schedule)]
+
+        given = [noise, target.actions, target.weights, torch.as_tensor(target.frozen, device=self.device)]
+        inputs = [*(t.clone() for t in given), *told]
+        lent = range(len(given), len(inputs))
+        return self._call("guided head", (_kind(context), target.guidance), head, inputs, lent)[0]
 
     def _call(
         self,
@@ -204,25 +234,50 @@ class TwinEngine:
         function: Callable[..., Sequence[Tensor]],
         inputs: list[Tensor],
         lent: Collection[int] = (),
+        fixed: Collection[int] = (),
     ) -> Sequence[Tensor]:
         """Runs a function of tensors, on CUDA as a graph that is recorded once per set of shapes."""
         if not self.graphs:
             return function(*inputs)
         key = (name, key, tuple((t.shape, t.dtype) for t in inputs))
         if key not in self._calls:
-            self._calls[key] = CapturedCall(function, inputs, lent)
+            if self.warm:
+                self.tell(
+                    f"{self.device}: other lengths or sizes than were warmed up: the CUDA graph of {name!r} "
+                    "is recorded, this chunk comes late"
+                )
+            self._pool = self._pool or GraphPool(self.device)
+            self._calls[key] = CapturedCall(function, inputs, self._pool, lent, fixed)
             if len(self._calls) > KEPT_GRAPHS:
                 self._calls.popitem(last=False)
         self._calls.move_to_end(key)
         return self._calls[key](*inputs)
 
 
-def _tensors(side: Side) -> list[Tensor]:
-    """The tensors of a side, in the order of its fields."""
+def _context_of(tensors: Sequence[Tensor], cross_blocks: int, masked: bool) -> Context:
+    """A context from its tensors; inverts `_tensors`."""
+    keys, values = tensors[:cross_blocks], tensors[cross_blocks : 2 * cross_blocks]
+    rest = list(tensors[2 * cross_blocks :])
+    mask = rest.pop(0) if masked else None
+    return Context(list(keys), list(values), mask, rest[0] if rest else None)
+
+
+def _like(context: Context, tensors: Sequence[Tensor]) -> Context:
+    """A context of the same parts with other tensors."""
+    return _context_of(tensors, len(context.keys), context.mask is not None)
+
+
+def _kind(context: Context) -> tuple[bool, bool]:
+    """What of a context is there that need not be."""
+    return context.mask is not None, context.state is not None
+
+
+def _tensors(holder: Side | Context) -> list[Tensor]:
+    """The tensors of a side or a context, in the order of its fields."""
     found: list[Tensor] = []
-    for field in fields(side):
-        value = getattr(side, field.name)
-        found += [] if value is None else list(value) if isinstance(value, tuple) else [value]
+    for field in fields(holder):
+        value = getattr(holder, field.name)
+        found += [] if value is None else list(value) if isinstance(value, tuple | list) else [value]
     return found
 
 

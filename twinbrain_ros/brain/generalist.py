@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from twinbrain_ros.brain import decoder
 from twinbrain_ros.brain.asymot import causal_mask
 from twinbrain_ros.brain.decoder import Side
+from twinbrain_ros.brain.memory import memory_told
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.prompt import PromptBatch, collate
 from twinbrain_ros.brain.query import Query, QueryBuilder
@@ -86,7 +87,8 @@ class Generalist:
         """
         _check_length(max_tokens)
         said = [_Said(self.policy.tokenizer, on_text)]
-        self._say(said, [self.queries.build(images, question)], max_tokens, cancelled)
+        with memory_told(self.policy.device, "answering"):
+            self._say(said, [self.queries.build(images, question)], max_tokens, cancelled)
         return said[0].answer()
 
     @torch.inference_mode()
@@ -102,7 +104,8 @@ class Generalist:
         if len(sizes) != 1:
             raise ValueError(f"queries: found {len(sizes)} sizes of images, expected one: {sizes}")
         said = [_Said(self.policy.tokenizer) for _ in queries]
-        self._say(said, queries, max_tokens, lambda: False)
+        with memory_told(self.policy.device, "answering"):
+            self._say(said, queries, max_tokens, lambda: False)
         return [one.answer() for one in said]
 
     def _say(

@@ -24,8 +24,10 @@ from twinbrain_ros.brain.config import (
     Normalizer,
     TwinBrainConfig,
 )
+from twinbrain_ros.brain.devices import find_device
 from twinbrain_ros.brain.engine import Size, TwinEngine, View, view_of
 from twinbrain_ros.brain.fingerprint import checkpoint_name
+from twinbrain_ros.brain.memory import memory_told
 from twinbrain_ros.brain.preprocess import check_image
 from twinbrain_ros.brain.prompt import (
     Prompt,
@@ -256,17 +258,16 @@ class TwinBrainPolicy:
         """
         views = [self._view(c, *images[c.name].shape[1:3]) for c in self.config.cameras]
         key = (tuple(instructions), tuple(v.steps[-1] for v in views))
-        prepared = self.engine.prepare(key, lambda: self._collated(*key))
-        raw = {v.name: torch.from_numpy(images[v.name]).to(self.device) for v in views}
-        pixels = self.engine.see(raw, views)
-        state = None
-        if states is not None:
-            state = torch.from_numpy(states.astype(np.float32)).to(self.device)
-            if not normalized:
-                state = self._known(self._state_units, "state").to_model(state)
-        start = torch.from_numpy(noise).to(self.device)
-        target = None if guide is None else self._target(guide, normalized)
-        try:
+        with memory_told(self.device, "acting"):
+            prepared = self.engine.prepare(key, lambda: self._collated(*key))
+            pixels = self.engine.see({v.name: self._sent(images[v.name]) for v in views}, views)
+            state = None
+            if states is not None:
+                state = self._sent(states.astype(np.float32))
+                if not normalized:
+                    state = self._known(self._state_units, "state").to_model(state)
+            start = self._sent(noise)
+            target = None if guide is None else self._target(guide, normalized)
             memory = self._remembered(key, stamp_s)
             if memory is None:
                 memory = self.engine.remember(pixels, prepared)
@@ -275,19 +276,25 @@ class TwinBrainPolicy:
                 chunk = self.engine.chunk(pixels, prepared, memory, state, start)
             else:
                 chunk = self.engine.chunk_towards(pixels, prepared, memory, state, start, target)
-        except torch.OutOfMemoryError as error:
-            raise CheckpointError(f"{self.device}: out of memory while acting: {error}") from error
-        if not normalized:
-            chunk = self._known(self._action_units, "action").to_robot(chunk)
-        return chunk.double().cpu().numpy()
+            if not normalized:
+                chunk = self._known(self._action_units, "action").to_robot(chunk)
+            return chunk.double().cpu().numpy()
+
+    def _sent(self, array: np.ndarray) -> Tensor:
+        """An array on the device. To a GPU it goes through pinned memory: from other memory the driver copies
+        while this thread waits."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def _target(self, guide: Guide, normalized: bool) -> Target:
         """A guide in model units, on the device."""
         guide.validate(self.config.action.horizon, len(self.config.action.names))
-        actions = torch.from_numpy(np.asarray(guide.actions, dtype=np.float32)).to(self.device)
+        actions = self._sent(np.asarray(guide.actions, dtype=np.float32))
         if not normalized:
             actions = self._known(self._action_units, "action").to_model(actions)
-        weights = torch.from_numpy(np.asarray(guide.weights, dtype=np.float32)).to(self.device)
+        weights = self._sent(np.asarray(guide.weights, dtype=np.float32))
         return Target(actions[None], weights, guide.frozen, self.guidance)
 
     def _collated(
@@ -308,11 +315,12 @@ class TwinBrainPolicy:
         self.left_age_s = age_s
         return memory
 
-    def warm_up(self, sizes: Mapping[str, Size] | None = None) -> None:
+    def warm_up(self, sizes: Mapping[str, Size] | None = None, guided: bool = False) -> None:
         """Chunks on blank input, so that the first real one is not the slow one.
 
-        sizes: height and width [pixels] of the cameras' own images, by name; on CUDA graphs are recorded for
-        these and for instructions of the usual lengths.
+        sizes: height and width [pixels] of the cameras' own images, by name; guided: chunks with a guide too.
+        On CUDA graphs are recorded for these and for instructions of the usual lengths; `engine.tell` is
+        called where a later one needs others.
         """
         sizes = sizes or {}
         factor = self.model.layout.factor
@@ -334,6 +342,9 @@ class TwinBrainPolicy:
             name = f"\n{shape}"
             self.engine.prepare(((name,), last), lambda p=prompts: p)  # type: ignore[misc]
             self.act_batch(images, [name], state, noise, normalized=True)
+            if guided:
+                self.act_batch(images, [name], state, noise, normalized=True, guide=_blank_guide(noise[0]))
+        self.engine.warm = True
 
     def _stand_in(self, sizes: tuple[Size, ...], text: str) -> tuple[PromptBatch, PromptBatch]:
         """Prompts of a text that need not be an instruction."""
@@ -365,28 +376,43 @@ class TwinBrainPolicy:
         dtype: str | None = None,
         views: int | None = None,
         progress: Callable[[float], None] = lambda share: None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> TwinBrainPolicy:
-        """Loads a checkpoint; raises CheckpointError naming what is missing, extra or misshapen.
+        """Loads a checkpoint; raises CheckpointError naming what is missing, extra or misshapen, or what does
+        not fit the memory, and DeviceError for a device that is not there.
 
         dtype: "float32" or "bfloat16" (default: float32 on a CPU, bfloat16 on a GPU); views: how many images
         it shall take in place of the robot's cameras, where that is open (`TwinBrainConfig.any_views`);
-        progress: called now and then with the share of the weights that is there.
+        progress: called now and then with the share of the weights that is there; tell: called with a line
+        for a person, before the weights are read with what they need and what the device has, later when a
+        chunk comes late because of a CUDA graph.
         """
+        place = find_device(device)
         directory = Path(directory)
         if not directory.is_dir():
             raise CheckpointError(f"{directory}: not a directory, expected a TwinBrain checkpoint")
         config = TwinBrainConfig.load(directory)
         if views is not None:
             config = config.with_views(views)
-        place = torch.device(device)
         dtype = dtype or ("bfloat16" if place.type == "cuda" else "float32")
         if dtype not in DTYPES:
             raise CheckpointError(f"dtype: found {dtype!r}, expected one of {sorted(DTYPES)}")
-        model = checkpoint.load_model(directory, config, place, DTYPES[dtype], progress)
+        with memory_told(place, "loading"):
+            model = checkpoint.load_model(directory, config, place, DTYPES[dtype], progress, tell)
         policy = cls(model, checkpoint.load_tokenizer(directory))
+        policy.engine.tell = tell
         policy.name = checkpoint_name(directory)
         policy.views = load_views(directory)
         return policy
+
+
+def _blank_guide(noise: np.ndarray) -> Guide:
+    """A guide of the shape of noise [T, A]."""
+    from twinbrain_ros.robot.chunk import Guide
+
+    weights = np.zeros(len(noise))
+    weights[0] = 1.0
+    return Guide(np.zeros(noise.shape), weights, 1)
 
 
 def _units(statistics: Normalizer | None, device: torch.device) -> Units | None:

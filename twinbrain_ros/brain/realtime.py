@@ -22,11 +22,11 @@ Schedule = list[tuple[Tensor, FlowTime]]
 
 @dataclass(frozen=True)
 class Target:
-    """A `robot.chunk.Guide` in model units: actions [1, T, A], weights [T]."""
+    """A `robot.chunk.Guide` in model units: actions [1, T, A], weights [T]; a tensor of frozen is int64."""
 
     actions: Tensor
     weights: Tensor
-    frozen: int
+    frozen: int | Tensor
     guidance: float = MOST_GUIDANCE
 
 

@@ -12,8 +12,10 @@ from twinbrain_ros.commands.common import (
     add_checkpoint,
     add_device,
     add_json,
+    check_device,
     checkpoint_directory,
     positive_int,
+    say,
     write_json,
 )
 from twinbrain_ros.commands.predict import load_images
@@ -49,12 +51,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_device(args)
     directory = checkpoint_directory(args.checkpoint)
     images = load_images(args.image, [f"image {i + 1}" for i in range(len(args.image))])
     from twinbrain_ros.brain.generalist import Generalist
     from twinbrain_ros.brain.policy import TwinBrainPolicy
 
-    generalist = Generalist(TwinBrainPolicy.from_pretrained(directory, args.device, args.dtype))
+    generalist = Generalist(TwinBrainPolicy.from_pretrained(directory, args.device, args.dtype, tell=say))
     generalist.check(args.question)  # before anything is printed
     started = time.perf_counter()
     answer = generalist.ask(

@@ -15,6 +15,7 @@ from twinbrain_ros.commands.common import (
     CommandError,
     add_device,
     add_json,
+    check_device,
     positive_int,
     write_json,
 )
@@ -77,6 +78,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="run as CUDA graphs (default: on a GPU)",
     )
+    policy.add_argument(
+        "--guided",
+        action="store_true",
+        help="time chunks with a guide too, as with the parameter real_time (default: without)",
+    )
     add_device(policy)
     add_json(policy)
     policy.set_defaults(bench=_bench_policy)
@@ -93,14 +99,16 @@ def run(args: argparse.Namespace) -> int:
 def _bench_policy(args: argparse.Namespace) -> int:
     from twinbrain_ros.evaluation.bench import BenchOptions, bench_policy
 
+    check_device(args)
+    if args.graphs and args.device == "cpu":
+        raise CommandError("--graphs: there are none on a CPU, expected --device cuda")
     config = configured(args)
-    _check_device(args.device, args.graphs)
     dtype = args.dtype or ("bfloat16" if args.device.startswith("cuda") else "float32")
-    options = BenchOptions(args.device, dtype, args.rounds, args.threads, args.graphs)
+    options = BenchOptions(args.device, dtype, args.rounds, args.threads, args.graphs, args.guided)
     facts = {"config": args.config, **bench_policy(config, options)}
     print(format_rows(rows(facts)))
     write_json(args.json, facts)
-    return OK if facts["agrees"] else FAILED
+    return OK if facts["agrees"] and facts.get("guided_agrees", True) else FAILED
 
 
 def configured(args: argparse.Namespace) -> TwinBrainConfig:
@@ -126,21 +134,6 @@ def configured(args: argparse.Namespace) -> TwinBrainConfig:
     return config if deepstack is None else dataclasses.replace(config, deepstack=deepstack)
 
 
-def _check_device(name: str, graphs: bool | None) -> None:
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise CommandError(f"--device {name}: expected cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise CommandError(f"--device {name}: expected cpu, cuda or cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CommandError(f"--device {name}: torch finds no GPU here")
-    if graphs and device.type == "cpu":
-        raise CommandError("--graphs: there are none on a CPU, expected --device cuda")
-
-
 def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The figures as lines for a person."""
     views = ", ".join(f"{v['name']} {v['width']}x{v['height']}" for v in facts["views"])
@@ -164,6 +157,12 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
                 + f"{facts['cpu_ratio']:.2f}",
             )
         )
+    if "guided_ms" in facts:
+        verdict_of_guided = "" if facts["guided_agrees"] else "; THE TWO WAYS DISAGREE"
+        lines += [
+            ("guided", f"{_times(facts['guided_ms'])}{verdict_of_guided}"),
+            ("", f"one operation at a time {_times(facts['guided_eager_ms'])}"),
+        ]
     lines += [
         (
             "largest difference",

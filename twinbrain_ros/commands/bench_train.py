@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from twinbrain_ros.commands.common import FAILED, OK, add_json, positive_int, write_json
+from twinbrain_ros.commands.common import FAILED, OK, add_json, check_device, positive_int, write_json
 from twinbrain_ros.evaluation.results import format_rows
 
 VIEWS = ("front", "wrist")
@@ -26,7 +26,7 @@ def add_subject(subjects: Any) -> None:
         help="name of a preset, as of `twinbrain info`; no weights needed (default: %(default)s)",
     )
     train.add_argument(
-        "--device", default="cpu", metavar="DEVICE", help="cpu, cuda, .. (default: %(default)s)"
+        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 (default: %(default)s)"
     )
     for name, default, text in (
         ("batch", 4, "samples per step"),
@@ -53,6 +53,7 @@ def add_subject(subjects: Any) -> None:
 
 
 def bench_train(args: argparse.Namespace) -> int:
+    check_device(args)
     from twinbrain_ros.brain.presets import preset
     from twinbrain_ros.evaluation import train_bench
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,23 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16"),
         help="type of the weights (default: float32 on a CPU, bfloat16 on a GPU)",
     )
+
+
+def check_device(args: argparse.Namespace) -> None:
+    """Refuses a device that is not there before anything long begins.
+
+    Raises:
+        DeviceError: it names what was found and which devices there are.
+    """
+    if args.device != "cpu":  # torch takes a second to import
+        from twinbrain_ros.brain.devices import find_device
+
+        find_device(args.device, "--device")
+
+
+def say(line: str) -> None:
+    """A line for a person, beside the results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def write_json(path: Path | None, values: dict[str, Any]) -> None:

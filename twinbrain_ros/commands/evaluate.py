@@ -15,10 +15,12 @@ from twinbrain_ros.commands.common import (
     CommandError,
     add_checkpoint,
     add_device,
+    check_device,
     check_writable,
     checkpoint_directory,
     not_negative_metres,
     positive_int,
+    say,
     seed_int,
 )
 
@@ -98,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from twinbrain_ros.benchmarks.evaluation import evaluate
     from twinbrain_ros.benchmarks.results import compare_results, table
 
+    check_device(args)
     evaluation = _evaluation(args)
     if args.json is not None:
         check_writable("--json", args.json)
@@ -154,7 +157,7 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     player: Any = (
         ExpertPlayer()
         if args.policy == "expert"
-        else TwinPlayer.load(checkpoint_directory(args.checkpoint), profile, args.device, args.dtype)
+        else TwinPlayer.load(checkpoint_directory(args.checkpoint), profile, args.device, args.dtype, say)
     )
     return Evaluation(
         args.suite, tuple(dict.fromkeys(tasks)), player, profile, python, args.trials, args.first, args.seed,

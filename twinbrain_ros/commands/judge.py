@@ -16,7 +16,9 @@ from twinbrain_ros.commands.common import (
     add_checkpoint,
     add_device,
     add_json,
+    check_device,
     checkpoint_directory,
+    say,
     write_json,
 )
 from twinbrain_ros.commands.report import find_bags
@@ -82,6 +84,7 @@ class _Done:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_device(args)
     directory = checkpoint_directory(args.checkpoint)
     unreadable: list[OSError] = []
     bags = find_bags(args.bags, unreadable)
@@ -96,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     check_places(args.question)
     if args.robot is not None:
         load_robot(args.robot)  # what is wrong with it is no fault of a bag
-    generalist = Generalist(TwinBrainPolicy.from_pretrained(directory, args.device, args.dtype))
+    generalist = Generalist(TwinBrainPolicy.from_pretrained(directory, args.device, args.dtype, tell=say))
     judge = Judge(
         generalist, args.question, FRAMES[args.frames], tuple(args.camera), args.robot, args.namespace
     )

@@ -14,7 +14,9 @@ from twinbrain_ros.commands.common import (
     add_checkpoint,
     add_device,
     add_json,
+    check_device,
     checkpoint_directory,
+    say,
     seed_int,
     write_json,
 )
@@ -79,6 +81,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_device(args)
     directory = checkpoint_directory(args.checkpoint)
     from twinbrain_ros.brain.config import TwinBrainConfig
     from twinbrain_ros.brain.policy import TwinBrainPolicy
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     images = load_images(args.image, [camera.name for camera in config.cameras])
     state = load_state(args.state, config, args.normalized)
     noise = load_array(args.noise, "--noise") if args.noise else None
-    policy = TwinBrainPolicy.from_pretrained(directory, args.device, args.dtype, views)
+    policy = TwinBrainPolicy.from_pretrained(directory, args.device, args.dtype, views, tell=say)
     started = time.perf_counter()
     actions = policy.act(images, args.instruction, state, noise, args.seed, normalized=args.normalized)
     inference_ms = (time.perf_counter() - started) * 1e3

@@ -15,9 +15,11 @@ from twinbrain_ros.commands.common import (
     add_checkpoint,
     add_device,
     add_json,
+    check_device,
     check_writable,
     checkpoint_directory,
     positive_seconds,
+    say,
     seed_int,
     write_json,
 )
@@ -114,6 +116,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _replay(args: argparse.Namespace) -> int:
+    check_device(args)
     checkpoint = checkpoint_directory(args.checkpoint)
     from tqdm import tqdm
 
@@ -127,7 +130,7 @@ def _replay(args: argparse.Namespace) -> int:
     robot = robot_of(bag, args.robot)
     kinematics = Kinematics(robot)
     frames = RecordedFrames(bag, robot, kinematics, args.namespace)
-    policy = TwinBrainPolicy.from_pretrained(checkpoint, args.device, args.dtype)
+    policy = TwinBrainPolicy.from_pretrained(checkpoint, args.device, args.dtype, tell=say)
     with tqdm(total=expected_observations(frames, args.every) or None, desc="replaying", unit="chunk") as bar:
         result = replay(
             frames,

@@ -257,9 +257,14 @@ def check_checkpoint(given: Path | None) -> Check:
 def check_gpu() -> Check:
     import torch
 
-    if torch.cuda.is_available():
-        return Check("GPU", "ok", torch.cuda.get_device_name(0))
-    return Check("GPU", "ok", "none; not needed, the demo's policy runs on the processor")
+    from twinbrain_ros.brain.devices import describe
+    from twinbrain_ros.brain.memory import memory_of
+
+    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    if not gpus:
+        return Check("GPU", "ok", "none; not needed, the demo's policy runs on the processor")
+    found = [f"{describe(gpu)}, {(memory_of(gpu)[1] or 0) / 1e9:.0f} GB" for gpu in gpus]
+    return Check("GPU", "ok", "; ".join(found))
 
 
 def check_benchmarks() -> Check:

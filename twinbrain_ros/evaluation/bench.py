@@ -17,12 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twinbrain_ros.brain.asymot import LeftMemory
 from twinbrain_ros.brain.config import TwinBrainConfig
+from twinbrain_ros.brain.devices import describe
 from twinbrain_ros.brain.engine import TwinEngine
-from twinbrain_ros.brain.expert import ActionExpert
-from twinbrain_ros.brain.graphs import CapturedCall
+from twinbrain_ros.brain.expert import ActionExpert, Context
+from twinbrain_ros.brain.graphs import CapturedCall, GraphPool
 from twinbrain_ros.brain.plain import plain_chunk
 from twinbrain_ros.brain.prompt import collate
+from twinbrain_ros.brain.realtime import Target
 from twinbrain_ros.brain.twin import Prepared
 from twinbrain_ros.evaluation.host_reads import HostReads
 from twinbrain_ros.evaluation.machine import machine_facts, package_versions
@@ -40,14 +43,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured: device as torch names it, "float32" or "bfloat16", how many turns, CPU threads, and
-    whether CUDA graphs are used (None: where the device can)."""
+    """What is measured: device as torch names it, "float32" or "bfloat16", how many turns, CPU threads,
+    whether CUDA graphs are used (None: where the device can), and whether chunks with a guide are timed."""
 
     device: str = "cpu"
     dtype: str = "float32"
     rounds: int = 15
     threads: int = 1
     graphs: bool | None = None
+    guided: bool = False
 
 
 class _Contest:
@@ -67,7 +71,7 @@ class _Contest:
         self.load: Workload = random_workload(self.model)
         self.engine = TwinEngine(self.model, options.graphs)
         self.exact = [collate([p], 0).to(self.device) for p in self.load.prompts]
-        self.prepared = self.prepare()
+        self.prepared = self.prepare(self.engine)
 
     def _head(self) -> tuple[nn.Module | None, ActionExpert]:
         """State encoder and expert of the plain way, in float32."""
@@ -76,11 +80,11 @@ class _Contest:
             return encoder, expert
         return None if encoder is None else copy.deepcopy(encoder).float(), copy.deepcopy(expert).float()
 
-    def prepare(self) -> Prepared:
+    def prepare(self, engine: TwinEngine) -> Prepared:
         def make() -> Any:
-            return tuple(collate([p], 0, self.engine.bucket).to(self.device) for p in self.load.prompts)
+            return tuple(collate([p], 0, engine.bucket).to(self.device) for p in self.load.prompts)
 
-        return self.engine.prepare("bench", make)
+        return engine.prepare("bench", make)
 
     def plain(self) -> Tensor:
         load, (left, right) = self.load, self.exact
@@ -90,9 +94,18 @@ class _Contest:
 
     def ours(self) -> Tensor:
         pixels = self.engine.see(self.load.images, self.load.views)
-        prepared = self.prepare()
+        prepared = self.prepare(self.engine)
         memory = self.engine.remember(pixels, prepared)
         return self.engine.chunk(pixels, prepared, memory, self.load.state, self.load.noise)
+
+    def guided(self, engine: TwinEngine) -> Tensor:
+        """As `ours`, drawn to another draw of noise; by this engine."""
+        load, prepared = self.load, self.prepare(engine)
+        pixels = engine.see(load.images, load.views)
+        memory = engine.remember(pixels, prepared)
+        steps = torch.linspace(1, 0, load.noise.shape[1], device=self.device)
+        target = Target(load.noise.flip(1), steps, 1)
+        return engine.chunk_towards(pixels, prepared, memory, load.state, load.noise, target)
 
     def stages(self) -> dict[str, Callable[[], Any]]:
         """What `ours` does, stage by stage, each on what those before it made. On CUDA each is a graph."""
@@ -100,10 +113,11 @@ class _Contest:
         names = tuple(c.name for c in model.config.cameras)
         made: dict[str, Any] = {}
         found: dict[str, Callable[[], Any]] = {}
+        pool = GraphPool(self.device) if self.engine.graphs else None
 
         def add(name: str, run: Callable[[], Any]) -> Any:
             made[name] = run()
-            found[name] = _captured(run) if self.engine.graphs else run
+            found[name] = CapturedCall(lambda: _tensors(run()), [], pool) if pool else run
             return made[name]
 
         eager = TwinEngine(model, graphs=False)
@@ -120,9 +134,16 @@ class _Contest:
         return found
 
 
-def _captured(run: Callable[[], Any]) -> Callable[[], Any]:
-    """A call as a CUDA graph; what it returns stays where the graph writes it."""
-    return CapturedCall(run, [])
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors of what a stage made."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, LeftMemory):
+        return _tensors(list(value.pairs.values()))
+    if isinstance(value, Context):
+        return _tensors([value.keys, value.values])
+    parts = value.values() if isinstance(value, dict) else value
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 @torch.no_grad()
@@ -142,7 +163,7 @@ def bench_policy(config: TwinBrainConfig, options: BenchOptions) -> dict[str, An
     try:
         contest = _Contest(config, options)
         return {
-            "device": _device_name(device),
+            "device": describe(device),
             "dtype": options.dtype,
             "plain_dtype": str(next(contest.reference.parameters()).dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
@@ -152,6 +173,7 @@ def bench_policy(config: TwinBrainConfig, options: BenchOptions) -> dict[str, An
             "load_average": os.getloadavg()[0],
             **_agreement(contest, options.dtype),
             **(turns := _turns(contest, options.rounds)),
+            **(_guided(contest, options) if options.guided else {}),
             **(roofline := _roofline(contest, options)),
             "times_roofline": turns["ours_ms"]["p50"] / roofline["roofline_ms"],
             "peak_bytes": _peak_bytes(device),
@@ -185,7 +207,7 @@ def _agreement(contest: _Contest, dtype: str) -> dict[str, Any]:
     for _ in range(WARM_UP):
         plain, ours = contest.plain().double(), contest.ours().double()
     span = float(plain.max() - plain.min())
-    bound = FLOAT32_BOUND if dtype == "float32" else BFLOAT16_SHARE * span
+    bound = _bound(dtype, span)
     difference = float((ours - plain).abs().max())
     return {
         "max_difference": difference,
@@ -207,6 +229,30 @@ def _turns(contest: _Contest, rounds: int) -> dict[str, Any]:
         out["cpu_ms"] = busy
         out["cpu_ratio"] = busy["plain"] / busy["ours"]
     return out
+
+
+def _guided(contest: _Contest, options: BenchOptions) -> dict[str, Any]:
+    """Wall times of chunks with a guide, as ours runs and one operation at a time; whether both agree."""
+    eager = TwinEngine(contest.model, graphs=False)
+    runs: dict[str, Callable[[], Any]] = {
+        "guided": lambda: contest.guided(contest.engine),
+        "guided_eager": lambda: contest.guided(eager),
+    }
+    for _ in range(WARM_UP):
+        found, wanted = (run().double() for run in runs.values())
+    span = float(wanted.max() - wanted.min())
+    difference = float((found - wanted).abs().max())
+    wall, _ = _timed_in_turns(runs, options.rounds, contest.device)
+    return {
+        **{f"{name}_ms": Summary.of(times).to_json() for name, times in wall.items()},
+        "guided_difference": difference,
+        "guided_agrees": difference <= _bound(options.dtype, span),
+    }
+
+
+def _bound(dtype: str, span: float) -> float:
+    """How far two ways may be apart whose actions span so much."""
+    return FLOAT32_BOUND if dtype == "float32" else BFLOAT16_SHARE * span
 
 
 def _timed_in_turns(
@@ -275,12 +321,6 @@ def _operations(contest: _Contest) -> dict[str, dict[str, int]]:
             run()
         counts[name] = {"operations": counted.operations, "host_reads": sum(counted.reads.values())}
     return counts
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return str(device)
 
 
 def _peak_bytes(device: torch.device) -> int:

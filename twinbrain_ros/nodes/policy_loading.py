@@ -14,7 +14,9 @@ from twinbrain_ros.robot.robot_file import RobotFile
 
 # By the share of it that is done, 0 to 1.
 Progress = Callable[[float], None]
-LoadPolicy = Callable[[str, str, int, str, Progress], Policy]
+# With a line for the log.
+Say = Callable[[str], None]
+LoadPolicy = Callable[[str, str, int, str, Progress, Say], Policy]
 MakeGeneralist = Callable[[Policy], Generalist | None]
 TELL_S = 5.0
 WEIGHTS = "*.safetensors"
@@ -26,8 +28,13 @@ def views_of(policy: Policy) -> Mapping[str, TrainedView]:
     return views
 
 
-def load_policy(checkpoint: str, device: str, threads: int, dtype: str, progress: Progress) -> Policy:
+def load_policy(
+    checkpoint: str, device: str, threads: int, dtype: str, progress: Progress, say: Say
+) -> Policy:
     """Loads a TwinBrain checkpoint ("" is the demo's). Imports torch, and therefore only here.
+
+    Before the weights are read `say` gets what they need and what the device has, later whatever makes a
+    chunk come late.
 
     Raises:
         ValueError: the checkpoint, the device or the dtype cannot be used.
@@ -35,16 +42,17 @@ def load_policy(checkpoint: str, device: str, threads: int, dtype: str, progress
     directory = Path(checkpoint).expanduser() if checkpoint else demo_checkpoint()
     if not directory.is_dir():  # said at once, not after seconds of importing
         raise ValueError(f"{directory}: not a directory, expected a TwinBrain checkpoint")
+    from twinbrain_ros.brain.devices import find_device
+
+    find_device(device)
     import torch
 
     from twinbrain_ros.brain.policy import TwinBrainPolicy
 
     torch.set_num_threads(threads)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device is {device!r}, expected one that torch can use: {error}") from error
-    return TwinBrainPolicy.from_pretrained(directory, device=device, dtype=dtype or None, progress=progress)
+    return TwinBrainPolicy.from_pretrained(
+        directory, device=device, dtype=dtype or None, progress=progress, tell=say
+    )
 
 
 def generalist_of(policy: Policy) -> Generalist | None:
@@ -63,9 +71,7 @@ class Loading:
         say: a line for the log.
     """
 
-    def __init__(
-        self, load: LoadPolicy, wanted: tuple[str, str, int, str], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, load: LoadPolicy, wanted: tuple[str, str, int, str], say: Say) -> None:
         self._load, self._wanted, self._say = load, wanted, say
         directory = Path(wanted[0]).expanduser() if wanted[0] else demo_checkpoint()
         size = sum(file.stat().st_size for file in directory.glob(WEIGHTS)) if directory.is_dir() else 0
@@ -75,22 +81,27 @@ class Loading:
         say(self._stage)
 
     def run(
-        self, robot: RobotFile, settings: Mapping[str, float], sizes: Mapping[str, tuple[int, int]]
+        self,
+        robot: RobotFile,
+        settings: Mapping[str, float],
+        sizes: Mapping[str, tuple[int, int]],
+        guided: bool = False,
     ) -> Policy:
         """Loads the policy, holds it against the robot, and makes its first call as quick as the later ones.
 
         Args:
             settings: its attributes, by name.
             sizes: of the cameras' images, height and width [pixels].
+            guided: chunks will have guides.
         Raises:
             ValueError: it cannot be loaded, or was not made for this robot.
         """
-        policy = self._load(*self._wanted, self._on_progress)
+        policy = self._load(*self._wanted, self._on_progress, self._say)
         policy.check_robot(robot)
         for name, value in settings.items():
             setattr(policy, name, value)
         self._stage, self._share = f"warming up {policy.name}", 0.0
-        policy.warm_up(sizes)
+        policy.warm_up(sizes, guided)
         return policy
 
     def _on_progress(self, share: float) -> None:

@@ -117,7 +117,8 @@ class PolicyNode(TwinBrainNode):
         settings = {name: float(self.value(name)) for name in ("left_period_s", "guidance")}
         sizes = {camera.name: (camera.height, camera.width) for camera in robot.cameras}
         try:
-            policy = self.meanwhile(lambda: loading.run(robot, settings, sizes), loading.look)
+            guided = bool(self.value("real_time"))
+            policy = self.meanwhile(lambda: loading.run(robot, settings, sizes, guided), loading.look)
         finally:
             self._loading = None
         loading.done(policy)

@@ -44,8 +44,9 @@ class Policy(Protocol):
     def check_robot(self, robot: RobotFile) -> None:
         """Raises ValueError, naming both values, if the policy was not made for this robot."""
 
-    def warm_up(self, sizes: Mapping[str, tuple[int, int]] | None = None) -> None:
-        """Makes the first real call as quick as the later ones; sizes: cameras' height and width [pixels]."""
+    def warm_up(self, sizes: Mapping[str, tuple[int, int]] | None = None, guided: bool = False) -> None:
+        """Makes the first real call as quick as the later ones; sizes: cameras' height and width [pixels];
+        guided: there will be guides."""
 
     def prompts(self, instruction: str) -> object:
         """Raises ValueError if the instruction cannot be read."""

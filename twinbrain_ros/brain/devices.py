@@ -1,0 +1,49 @@
+"""Which devices there are, and what is set where a policy or a trainer lands on one."""
+
+from __future__ import annotations
+
+import torch
+
+
+class DeviceError(ValueError):
+    """A device that is not there; names what was found and what there is."""
+
+
+def find_device(name: str, option: str = "device") -> torch.device:
+    """The device of this name, cpu, cuda or cuda:N, on this machine; "cuda" is the first GPU.
+
+    option: what the name was given as. Raises DeviceError for any other name, and for a GPU that is not here.
+    """
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    wanted = "cuda:0" if name == "cuda" else name
+    if wanted in there:
+        return torch.device(wanted)
+    expected = there[0] if len(there) == 1 else f"one of {', '.join(there)}"
+    raise DeviceError(f"{option}: found {name!r}, expected {expected}{_why_no_gpu()}")
+
+
+def _why_no_gpu() -> str:
+    if torch.cuda.device_count():
+        return ""
+    if not torch.backends.cuda.is_built():
+        return f" (torch {torch.__version__} is built without CUDA)"
+    return " (torch finds no GPU here)"
+
+
+def describe(device: torch.device) -> str:
+    """Its name, with a GPU's model."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+def settle(device: torch.device) -> None:
+    """What holds for all that runs on a device, whoever brings it there.
+
+    cuDNN's attention is torch's first choice on Hopper and later (aten/src/ATen/native/transformers/cuda/
+    sdp_utils.cpp, check_prefer_cudnn_attention). It builds a plan for each shape, a good part of a second
+    each, and keeps it for one thread (cudnn/MHA.cpp): an answer, whose keys grow with every token, would wait
+    for a plan per token. The other kernels have no plans.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
