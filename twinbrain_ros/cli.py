@@ -30,7 +30,7 @@ from twinbrain_ros.commands import (
     train,
     views,
 )
-from twinbrain_ros.commands.common import INTERRUPTED, USAGE, CommandError
+from twinbrain_ros.commands.common import INTERRUPTED, USAGE, CommandError, check_device
 
 COMMANDS = (
     demo, report, replay, judge, bag, convert, train, init, import_checkpoint, predict, ask, questions, info,
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = build_parser().parse_args(argv)
     try:
+        check_device(args)
         return int(args.run(args))
     except (CommandError, ValueError, OSError) as error:
         # The rooms raise ValueError (and its subclasses for robot files, checkpoints and instructions) and

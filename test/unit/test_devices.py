@@ -70,6 +70,7 @@ def absent(*_: Any, **__: Any) -> Any:
         ["evaluate", "tabletop"],
         ["judge", "bags", "--question", "is it on the plate?"],
         ["replay", "bag"],
+        ["questions", "a.jsonl"],
         ["bench", "policy"],
         ["bench", "train"],
     ],

@@ -14,15 +14,15 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from twinbrain_ros.brain import backbone
 from twinbrain_ros.brain.checkpoint import (
-    check_memory,
-    free_bytes,
     is_stored,
     open_weights,
     weight_files,
 )
 from twinbrain_ros.brain.config import CheckpointError, CheckpointMismatch, TwinBrainConfig
+from twinbrain_ros.brain.devices import find_device, settle
 from twinbrain_ros.brain.generalist import Answer, end_ids
 from twinbrain_ros.brain.initial import in_module
+from twinbrain_ros.brain.memory import Needs, memory_of
 from twinbrain_ros.brain.policy import DTYPES
 from twinbrain_ros.brain.preprocess import patchify, with_frames
 from twinbrain_ros.brain.pretrained import BaseVlm, weights_folder
@@ -39,8 +39,9 @@ class StockVlm:
     """
 
     def __init__(self, path_or_hub_id: str, base: BaseVlm, device: str, dtype: str) -> None:
-        files, place = weight_files(weights_folder(path_or_hub_id)), torch.device(device)
-        check_memory(_parameters(files), DTYPES[dtype], place, free_bytes(place))
+        files, place = weight_files(weights_folder(path_or_hub_id)), find_device(device)
+        settle(place)
+        Needs(place, DTYPES[dtype], _parameters(files)).check(memory_of(place)[0])
         try:
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 weights_folder(path_or_hub_id), dtype=DTYPES[dtype], attn_implementation="sdpa"

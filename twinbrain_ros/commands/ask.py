@@ -12,7 +12,6 @@ from twinbrain_ros.commands.common import (
     add_checkpoint,
     add_device,
     add_json,
-    check_device,
     checkpoint_directory,
     positive_int,
     say,
@@ -51,7 +50,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_device(args)
     directory = checkpoint_directory(args.checkpoint)
     images = load_images(args.image, [f"image {i + 1}" for i in range(len(args.image))])
     from twinbrain_ros.brain.generalist import Generalist

@@ -15,7 +15,6 @@ from twinbrain_ros.commands.common import (
     CommandError,
     add_device,
     add_json,
-    check_device,
     positive_int,
     write_json,
 )
@@ -99,7 +98,6 @@ def run(args: argparse.Namespace) -> int:
 def _bench_policy(args: argparse.Namespace) -> int:
     from twinbrain_ros.evaluation.bench import BenchOptions, bench_policy
 
-    check_device(args)
     if args.graphs and args.device == "cpu":
         raise CommandError("--graphs: there are none on a CPU, expected --device cuda")
     config = configured(args)

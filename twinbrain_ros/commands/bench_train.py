@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from twinbrain_ros.commands.common import FAILED, OK, add_json, check_device, positive_int, write_json
+from twinbrain_ros.commands.common import FAILED, OK, add_json, positive_int, write_json
 from twinbrain_ros.evaluation.results import format_rows
 
 VIEWS = ("front", "wrist")
@@ -53,7 +53,6 @@ def add_subject(subjects: Any) -> None:
 
 
 def bench_train(args: argparse.Namespace) -> int:
-    check_device(args)
     from twinbrain_ros.brain.presets import preset
     from twinbrain_ros.evaluation import train_bench
 

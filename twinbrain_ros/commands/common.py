@@ -61,12 +61,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def check_device(args: argparse.Namespace) -> None:
-    """Refuses a device that is not there before anything long begins.
+    """Refuses a device that is not there, of whichever command takes one, before anything long begins.
 
     Raises:
         DeviceError: it names what was found and which devices there are.
     """
-    if args.device != "cpu":  # torch takes a second to import
+    if getattr(args, "device", "cpu") != "cpu":  # torch takes a second to import
         from twinbrain_ros.brain.devices import find_device
 
         find_device(args.device, "--device")

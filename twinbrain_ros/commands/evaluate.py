@@ -15,7 +15,6 @@ from twinbrain_ros.commands.common import (
     CommandError,
     add_checkpoint,
     add_device,
-    check_device,
     check_writable,
     checkpoint_directory,
     not_negative_metres,
@@ -100,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
     from twinbrain_ros.benchmarks.evaluation import evaluate
     from twinbrain_ros.benchmarks.results import compare_results, table
 
-    check_device(args)
     evaluation = _evaluation(args)
     if args.json is not None:
         check_writable("--json", args.json)
@@ -149,7 +147,7 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
         profile = replace(profile, strategy=Strategy(args.strategy))
     lead = None
     if args.lead is not None:
-        lead = TwinPlayer.load(checkpoint_directory(args.lead), profile, args.device, args.dtype)
+        lead = TwinPlayer.load(checkpoint_directory(args.lead), profile, args.device, args.dtype, say)
     lead_profile = profile
     steps = 1 if args.policy == "expert" else args.execution_steps
     profile = replace(profile, steps=steps or profile.steps, limit=args.limit or profile.limit)

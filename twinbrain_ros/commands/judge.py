@@ -16,7 +16,6 @@ from twinbrain_ros.commands.common import (
     add_checkpoint,
     add_device,
     add_json,
-    check_device,
     checkpoint_directory,
     say,
     write_json,
@@ -84,7 +83,6 @@ class _Done:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_device(args)
     directory = checkpoint_directory(args.checkpoint)
     unreadable: list[OSError] = []
     bags = find_bags(args.bags, unreadable)

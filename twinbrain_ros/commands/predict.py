@@ -14,7 +14,6 @@ from twinbrain_ros.commands.common import (
     add_checkpoint,
     add_device,
     add_json,
-    check_device,
     checkpoint_directory,
     say,
     seed_int,
@@ -81,7 +80,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_device(args)
     directory = checkpoint_directory(args.checkpoint)
     from twinbrain_ros.brain.config import TwinBrainConfig
     from twinbrain_ros.brain.policy import TwinBrainPolicy

@@ -15,6 +15,7 @@ from twinbrain_ros.commands.common import (
     check_writable,
     checkpoint_directory,
     positive_int,
+    say,
     write_json,
 )
 
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     options = Options(
         args.device, dtype, args.vlm, args.limit, args.batch, args.max_tokens, args.pixels, args.suffix
     )
-    asking = QuestionRun(file, directory, options)
+    asking = QuestionRun(file, directory, options, say)
     before = None if args.against is None else read_verdicts(args.against, asking.protocol)
     with tempfile.TemporaryDirectory(prefix="twinbrain-") as scratch:
         out = args.json or Path(scratch) / "questions.json"

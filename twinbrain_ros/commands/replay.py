@@ -15,7 +15,6 @@ from twinbrain_ros.commands.common import (
     add_checkpoint,
     add_device,
     add_json,
-    check_device,
     check_writable,
     checkpoint_directory,
     positive_seconds,
@@ -116,7 +115,6 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _replay(args: argparse.Namespace) -> int:
-    check_device(args)
     checkpoint = checkpoint_directory(args.checkpoint)
     from tqdm import tqdm
 

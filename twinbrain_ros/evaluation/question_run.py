@@ -54,7 +54,14 @@ class QuestionRun:
         CheckpointError: the checkpoint or the VLM cannot be used, or does not belong to the other.
     """
 
-    def __init__(self, file: QuestionFile, checkpoint: Path, options: Options) -> None:
+    def __init__(
+        self,
+        file: QuestionFile,
+        checkpoint: Path,
+        options: Options,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._tell = tell
         self.file, self.checkpoint, self.options = file, checkpoint, options
         self.questions = file.questions[: options.limit]
         self.config = TwinBrainConfig.load(checkpoint)
@@ -132,7 +139,9 @@ class QuestionRun:
             weights = {"tensors": count, "equal": count - len(differing), "differing": differing}
         own = [brain for brain in self.brains if brain != STOCK]
         if any(self._missing(brain, log) for brain in own):
-            policy = TwinBrainPolicy.from_pretrained(self.checkpoint, options.device, options.dtype)
+            policy = TwinBrainPolicy.from_pretrained(
+                self.checkpoint, options.device, options.dtype, tell=self._tell
+            )
             for brain in own:
                 self._ask(brain, Generalist(policy, brain).ask_batch, log)
             del policy
