@@ -3,6 +3,7 @@
 # make test    setup, checks and tests
 # make lint    ruff and mypy
 # make evaluation   setup, and ManiSkill3 in .venv-evaluation, for `twinbrain evaluate simpler-ms3`
+# make bench-gpu    setup, then on a machine with a GPU its tests and a 4B twin beside the plain way; out/bench_gpu.json
 # make clean   takes away what the others made, .venv included, but not the results in out/
 #
 # Needs: python3 (3.10 or later) with venv, a C++ compiler, make; x86_64. Nothing else from the system.
@@ -11,11 +12,13 @@
 #                                    builds for CUDA, several GB larger
 #            DEMO_ARGS="..."         arguments of `twinbrain demo`
 #            PYTEST_ARGS="..."       arguments of the three runs of pytest, as -x
+#            BENCH_ARGS="..."        arguments of scripts/bench_gpu.py, as --config qwen2_5_vl_3b
 
 PYTHON ?= python3
 PIP_ARGS ?=
 DEMO_ARGS ?= --task all --episodes 6
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +35,7 @@ PIP_INSTALL := $(BIN)/python -m pip install $(PIP_FLAGS)
 REQUIREMENTS := requirements/core.txt requirements/ros.txt requirements/dev.txt
 INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action) $(shell find test/interfaces -type f)
 
-.PHONY: setup demo test lint evaluation clean
+.PHONY: setup demo test lint evaluation bench-gpu clean
 
 setup: $(VENV)/.package-done $(VENV)/.messages-done
 
@@ -84,6 +87,9 @@ $(EVALUATION)/bin/simulator-python: requirements/evaluation.txt scripts/simulato
 	$(EVALUATION)/bin/python -m pip install $(PIP_FLAGS) pip==$(PIP_VERSION)
 	$(EVALUATION)/bin/python -m pip install $(PIP_FLAGS) $(PIP_ARGS) -r requirements/evaluation.txt
 	$(EVALUATION)/bin/python scripts/simulator_python.py
+
+bench-gpu: setup
+	$(BIN)/python scripts/bench_gpu.py $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(EVALUATION) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
