@@ -39,7 +39,8 @@ class Cuda:
     """GPUs of which one holds all tensors.
 
     captures, replays: the device and the stream that were current; pools: what was recorded into each;
-    fails: raised by capture_end, as after an error inside; deaf: replays do nothing.
+    recording: device and pool, as the allocator believes; fails: raised by capture_end, as after an error
+    inside; deaf: replays do nothing.
     """
 
     def __init__(self, tensors_on: int = 0) -> None:
@@ -50,6 +51,7 @@ class Cuda:
         self.pools: dict[int, list[Tensor]] = {}
         self.fails: Exception | None = None
         self.deaf = False
+        self.recording: list[tuple[int, int]] = []
 
     @contextmanager
     def device(self, device: torch.device) -> Iterator[None]:
@@ -72,18 +74,28 @@ class Cuda:
     def current_stream(self) -> Stream:
         return self.streams[self.index]
 
+    def current_device(self) -> int:
+        return self.index
+
+    def end_allocate(self, device: int, pool: int) -> None:
+        self.recording.remove((device, pool))
+
     def graph_pool_handle(self) -> int:
         self.pools[len(self.pools)] = []
         return len(self.pools) - 1
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> Cuda:
-        for name in ("device", "stream", "current_stream", "graph_pool_handle"):
+        for name in ("device", "stream", "current_stream", "current_device", "graph_pool_handle"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end_allocate, raising=False)
         monkeypatch.setattr(torch.cuda, "Stream", lambda: Stream(self.index))
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: Graph(self))
-        for name in ("synchronize", "empty_cache"):
-            monkeypatch.setattr(torch.cuda, name, lambda: None)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(torch.cuda, "empty_cache", self.empty_cache)
         return self
+
+    def empty_cache(self) -> None:
+        assert not self.recording, "captures_underway.empty() INTERNAL ASSERT FAILED"
 
 
 class Graph:
@@ -96,13 +108,16 @@ class Graph:
         assert capture_error_mode == "thread_local"
         cuda = self.cuda
         cuda.captures.append((cuda.index, cuda.current_stream()))
+        self.pool = (cuda.index, pool)
+        cuda.recording.append(self.pool)
         self.recorder.pool = cuda.pools[pool]
         self.recorder.__enter__()
 
     def capture_end(self) -> None:
         self.recorder.__exit__(None, None, None)
         if self.cuda.fails is not None:
-            raise self.cuda.fails
+            raise self.cuda.fails  # as in torch, before the allocator is told
+        self.cuda.recording.remove(self.pool)
         if not self.recorder.calls:
             warnings.warn(EMPTY, UserWarning, stacklevel=2)
 

@@ -18,12 +18,13 @@ from twinbrain_ros.brain import checkpoint, engine, memory
 from twinbrain_ros.brain.asymot import masked_attention
 from twinbrain_ros.brain.checkpoint import meta_twin
 from twinbrain_ros.brain.config import CheckpointError
-from twinbrain_ros.brain.devices import DeviceError, find_device, settle
+from twinbrain_ros.brain.devices import DeviceError, check_processes, find_device, settle
 from twinbrain_ros.brain.memory import Needs
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.presets import preset
 from twinbrain_ros.nodes.policy_loading import load_policy
 from twinbrain_ros.resources import demo_checkpoint
+from twinbrain_ros.training import loop
 
 CUDA = torch.device("cuda", 1)
 
@@ -95,6 +96,21 @@ def test_the_node_refuses_it_before_anything_is_read(two_gpus: None, monkeypatch
     monkeypatch.setattr(TwinBrainPolicy, "from_pretrained", absent)
     with pytest.raises(DeviceError, match="found 'cuda:7', expected one of cpu, cuda:0, cuda:1"):
         load_policy("", "cuda:7", 1, "", lambda share: None, print)
+
+
+def test_training_refuses_more_processes_than_gpus(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    check_processes()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(
+        DeviceError, match=r"^LOCAL_WORLD_SIZE: found 3 processes .*, expected at most 2, one"
+    ):
+        loop.accelerator()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    check_processes()
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    check_processes()
 
 
 # Memory -----------------------------------------------------------------------------------------------
@@ -200,6 +216,8 @@ def test_it_is_set_for_whatever_device_a_policy_lands_on(monkeypatch: pytest.Mon
     monkeypatch.setattr(engine, "settle", settled.append)
     policy = tiny_policy()
     assert settled == [policy.device]
+    monkeypatch.setattr(loop, "settle", settled.append)
+    assert loop.accelerator().device in settled, "a trainer's too"
 
 
 class OnGpu(torch.Tensor):

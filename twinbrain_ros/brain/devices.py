@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 
@@ -47,3 +49,17 @@ def settle(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def check_processes() -> None:
+    """Refuses more processes of a launcher on this machine than there are GPUs, where there are any.
+
+    Accelerate would give several of them the same one (state.py, set_device). Raises DeviceError.
+    """
+    started, gpus = os.environ.get("LOCAL_WORLD_SIZE", "1"), torch.cuda.device_count()
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
+    if gpus and not on_cpu and started.isdigit() and int(started) > gpus:
+        raise DeviceError(
+            f"LOCAL_WORLD_SIZE: found {started} processes on this machine, expected at most {gpus}, one for "
+            "each of its GPUs"
+        )

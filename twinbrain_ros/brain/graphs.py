@@ -17,6 +17,7 @@ WARM_UP_RUNS = 3  # libraries choose kernels and allocate workspaces in the firs
 # How far a replay may be from a run without a graph, as a share of the largest value: kernels that sum in
 # another order round otherwise, in bfloat16 layer by layer.
 TOLERANCE = 0.05
+_broken: list[torch.cuda.CUDAGraph] = []  # torch goes on pointing at them
 EMPTY = "The CUDA Graph is empty"  # how torch's warning of it begins
 
 
@@ -37,12 +38,22 @@ class GraphPool:
         with torch.cuda.device(device):
             # Warm-up and recording are on the same one: what libraries allocate per stream is there before.
             self.stream = torch.cuda.Stream()
-        self.renew()
-
-    def renew(self) -> None:
-        """Other memory for the graphs to come: after a recording that failed it may not be begun again."""
-        with torch.cuda.device(self.device):
             self.handle = torch.cuda.graph_pool_handle()
+
+    def give_up(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Ends a recording into this pool that has failed; later ones have other memory.
+
+        Where the recording cannot be ended, torch leaves its allocator in the belief that it goes on, and
+        with a pointer to the graph (aten/src/ATen/cuda/CUDAGraph.cpp, capture_end): every later recording in
+        the process would fail.
+        """
+        try:
+            graph.capture_end()
+        except (RuntimeError, UserWarning):
+            with suppress(RuntimeError):  # it was told after all
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self.handle)
+            _broken.append(graph)
+        self.handle = torch.cuda.graph_pool_handle()
 
 
 class CapturedCall:
@@ -90,13 +101,11 @@ class CapturedCall:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()  # while it is recorded, cached memory cannot be given to it
         # Another thread may answer a question meanwhile, and allocate: not this recording's error.
-        graph.capture_begin(pool=self._pool.handle, capture_error_mode="thread_local")
         try:
+            graph.capture_begin(pool=self._pool.handle, capture_error_mode="thread_local")
             torch._foreach_copy_(self._outputs, list(function(*self._inputs)))
         except BaseException:
-            self._pool.renew()
-            with suppress(RuntimeError, UserWarning):  # it says only that the recording is broken
-                graph.capture_end()
+            self._pool.give_up(graph)
             raise
         try:
             graph.capture_end()

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor, nn
 
+from twinbrain_ros.brain.devices import check_processes, settle
 from twinbrain_ros.training.loader import batches_from
 from twinbrain_ros.training.progress import Progress
 from twinbrain_ros.training.state import check_room, load_state, load_trainable, trainable_state, write_whole
@@ -134,9 +135,15 @@ class _Step(nn.Module):
 
 
 def accelerator() -> Accelerator:
-    """The processes that `accelerate launch` has set up, and their devices; without it, this one."""
+    """The processes that `accelerate launch` has set up, and their devices; without it, this one.
+
+    Raises DeviceError for more processes than there are GPUs.
+    """
+    check_processes()
     # Of a VLM some layers have no part in an action: they get no gradient.
-    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    made = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    settle(made.device)
+    return made
 
 
 class Stage:
