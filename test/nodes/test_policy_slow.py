@@ -78,6 +78,26 @@ def test_it_is_configured_once_the_policy_is_there(bench: Any) -> None:
     assert node.executor is bench.executor
 
 
+@pytest.mark.parametrize("real_time", [False, True])
+def test_it_is_warmed_up_for_the_chunks_that_come(bench: Any, real_time: bool) -> None:
+    """Also for those with a guide, and what it says of itself later reaches the log."""
+    warmed: list[bool] = []
+
+    class Warmed(StandIn):
+        def warm_up(self, sizes: Any = None, guided: bool = False) -> None:
+            warmed.append(guided)
+
+    def load(*wanted: Any) -> StandIn:
+        wanted[-1]("cpu: needs about 18.9 GB")
+        return Warmed()
+
+    node = bench.add(lambda **arguments: PolicyNode(load, lambda _: None, **arguments), real_time=real_time)
+    said: list[str] = []
+    node._say = said.append
+    assert node.trigger_configure().name == "SUCCESS"
+    assert warmed == [real_time] and "cpu: needs about 18.9 GB" in said
+
+
 def test_what_cannot_be_loaded_is_told_and_the_node_can_try_again(bench: Any) -> None:
     wrong = [ValueError("checkpoint: found nothing, expected a model")]
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from brain_fixtures import tiny_policy, views
+from brain_fixtures import random_policy, tiny_policy, views
 from published_run import case, imported_families
 
 from twinbrain_ros.brain.policy import TwinBrainPolicy
+from twinbrain_ros.brain.realtime import Target
 from twinbrain_ros.brain.twin import TwinBrain
 from twinbrain_ros.evaluation.host_reads import HostReads
 
@@ -56,6 +58,25 @@ def test_the_host_reads_nothing_in_the_hot_path(
     assert not counted.reads, dict(counted.reads)
     assert counted.operations > 100
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("prefix_trained", [False, True])
+def test_the_host_reads_nothing_where_a_chunk_is_guided(prefix_trained: bool) -> None:
+    """Neither on the way back of the gradient: all of it can be recorded."""
+    policy = tiny_policy()
+    expert = dataclasses.replace(policy.config.expert, prefix_trained=prefix_trained)
+    policy = random_policy(dataclasses.replace(policy.config, expert=expert), policy.tokenizer)
+    policy.act(views(), "pick up the red block", np.zeros(7))  # prepares the words
+    (prepared,) = policy.engine._prepared.values()
+    raw = {name: torch.from_numpy(image)[None] for name, image in views().items()}
+    pixels = policy.engine.see(
+        raw, [policy._view(c, *views()[c.name].shape[:2]) for c in policy.config.cameras]
+    )
+    memory, noise = policy.engine.remember(pixels, prepared), torch.randn(1, 8, 7)
+    target = Target(torch.randn(1, 8, 7), torch.linspace(1, 0, 8), torch.tensor(1))
+    with HostReads() as counted:
+        policy.engine.chunk_towards(pixels, prepared, memory, torch.zeros(1, 7), noise, target)
+    assert not counted.reads and counted.operations > 300, dict(counted.reads)
 
 
 def test_reads_are_noticed() -> None:
