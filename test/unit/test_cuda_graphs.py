@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import warnings
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from brain_fixtures import random_policy, tiny_policy, views
 from graph_stand_in import Cuda
+from published_run import case, imported_families
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -201,6 +203,22 @@ def test_recorded_chunks_serve_other_words_images_and_guides_without_another_rec
     assert {line.split("'")[1] for line in told} >= {"left", "right"}, "lengths beyond the warm-up are told"
     assert "is recorded, this chunk comes late" in told[0]
     assert {index for index, _ in (*cuda.captures, *cuda.replays)} == {1} and len(cuda.pools) == 1
+
+
+def test_a_published_run_is_recorded_too(cuda: Cuda, short: None, tmp_path: Path) -> None:
+    """Its head is told a state, and no mask; its tower has windows."""
+    facts = case("two_images_with_state")
+    checkpoint = imported_families(tmp_path)["qwen2_5_vl"]
+    eager = TwinBrainPolicy.from_pretrained(checkpoint, dtype="float32", views=2)
+    recorded = with_graphs(eager)
+    images = {c.name: image for c, image in zip(eager.config.cameras, facts["images"], strict=True)}
+    noise = np.load(facts["noise_path"])
+    for guide in (None, GUIDE):
+        found, wanted = (
+            p.act(images, facts["instruction"], facts["state"], noise, normalized=True, guide=guide)
+            for p in (recorded, eager)
+        )
+        np.testing.assert_allclose(found, wanted, atol=5e-5)
 
 
 def test_what_the_left_brain_remembers_outlives_the_graphs_in_between(cuda: Cuda, short: None) -> None:

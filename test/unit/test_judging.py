@@ -275,7 +275,9 @@ def generalist(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
     stand_in.policy = type("Policy", (), {"tokenizer": word_tokenizer(["is", "it", "done"])})()  # type: ignore[attr-defined]
     monkeypatch.setattr("twinbrain_ros.brain.generalist.Generalist", load)
-    monkeypatch.setattr("twinbrain_ros.brain.policy.TwinBrainPolicy.from_pretrained", lambda *args: stand_in)
+    monkeypatch.setattr(
+        "twinbrain_ros.brain.policy.TwinBrainPolicy.from_pretrained", lambda *args, **more: stand_in
+    )
     return stand_in
 
 
