@@ -63,9 +63,9 @@ def test_the_state_is_given_to_a_policy_that_takes_it(bench: Any, robot: RobotFi
 
 def test_a_policy_warms_up_on_the_robots_image_sizes(bench: Any, robot: RobotFile) -> None:
     policy, given = StandIn(), []
-    policy.warm_up = given.append  # type: ignore[method-assign]
+    policy.warm_up = lambda *wanted: given.append(wanted)  # type: ignore[method-assign]
     Rig(bench, robot, policy, left_period_s=0.5)
-    assert given == [{c.name: (c.height, c.width) for c in robot.cameras}]
+    assert given == [({c.name: (c.height, c.width) for c in robot.cameras}, False)]
     assert policy.left_period_s == 0.5
 
 

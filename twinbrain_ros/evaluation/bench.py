@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from twinbrain_ros.brain.asymot import LeftMemory
 from twinbrain_ros.brain.config import TwinBrainConfig
-from twinbrain_ros.brain.devices import describe
+from twinbrain_ros.brain.devices import describe, find_device
 from twinbrain_ros.brain.engine import TwinEngine
 from twinbrain_ros.brain.expert import ActionExpert, Context
 from twinbrain_ros.brain.graphs import CapturedCall, GraphPool
@@ -62,7 +62,7 @@ class _Contest:
     """
 
     def __init__(self, config: TwinBrainConfig, options: BenchOptions) -> None:
-        self.device = torch.device(options.device)
+        self.device = find_device(options.device)
         dtype = DTYPES[options.dtype]
         on_cpu = self.device.type == "cpu"
         self.reference = random_twin(config, self.device, torch.float32 if on_cpu else dtype)
@@ -156,7 +156,7 @@ def bench_policy(config: TwinBrainConfig, options: BenchOptions) -> dict[str, An
     """
     if config.left_brain == "none":
         raise ValueError("left_brain: found 'none', expected a twin: it is measured against a plain twin")
-    device = torch.device(options.device)
+    device = find_device(options.device)
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(options.threads)

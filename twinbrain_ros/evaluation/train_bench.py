@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from twinbrain_ros.brain.config import IMAGE_TOKEN, Normalizer, TwinBrainConfig
+from twinbrain_ros.brain.devices import find_device
 from twinbrain_ros.brain.engine import view_of
 from twinbrain_ros.brain.plain import plain_flow_loss
 from twinbrain_ros.brain.policy import TwinBrainPolicy
@@ -198,7 +199,7 @@ def bench_train(
     source: where batches of the data loader's test come from (default: noise); words: that its instructions
     are made of. Raises CheckpointError or ValueError for a config that cannot be trained.
     """
-    device = torch.device(options.device)
+    device = find_device(options.device)
     own, tokenizer = bench_config(config, words)
     with _threads(options.threads), tempfile.TemporaryDirectory() as folder:
         policy = TwinBrainPolicy(random_twin(own, device, torch.float32), tokenizer)
