@@ -8,31 +8,37 @@ import numpy as np
 import torch
 
 from twinbrain_ros.brain.config import Normalizer, TwinBrainConfig
-from twinbrain_ros.training.batch import PolicyBatch
+from twinbrain_ros.training.batch import WHOLE, PolicyBatch, Share
 
 INSTRUCTIONS = ("pick up the red block", "put the green block on the blue plate", "pick up the yellow block")
 
 
 @dataclass(frozen=True)
 class RandomSource:
-    """`frames` frames with `goals` instructions each; all else of a sample follows from which one it is."""
+    """`frames` frames with `goals` instructions each; all else of a sample follows from which one it is.
+
+    weights: of a share's samples, again and again.
+    """
 
     config: TwinBrainConfig
     frames: int = 6
     goals: int = 2
+    weights: tuple[float, ...] = (1.0,)
 
     def statistics(self) -> tuple[Normalizer, Normalizer]:
         dims = len(self.config.action.names), len(self.config.state_names)
         return tuple(Normalizer((0.0,) * n, (1.0,) * n) for n in dims)  # type: ignore[return-value]
 
-    def batch(self, seed: int, step: int, size: int, rank: int = 0) -> PolicyBatch:
-        rng = np.random.default_rng([seed, step, rank])
-        frames = rng.integers(0, self.frames, size // self.goals)
+    def batch(self, seed: int, step: int, size: int, share: Share = WHOLE) -> PolicyBatch:
+        rng = np.random.default_rng([seed, step])
+        count = size // self.goals
+        frames = rng.integers(0, self.frames, count * share.count)[share.of(count)]
         samples = (frames[:, None] * self.goals + np.arange(self.goals)).ravel()
         draws = [np.random.default_rng([7, int(f)]) for f in frames]
         action = self.config.action
         known = torch.ones(size, action.horizon, dtype=torch.bool)
-        known[0, -2:] = False
+        if share.index == 0:
+            known[0, -2:] = False
         return PolicyBatch(
             {
                 c.name: torch.from_numpy(
@@ -51,6 +57,6 @@ class RandomSource:
                 )
             ).float(),
             known,
-            torch.ones(size),
+            torch.tensor(self.weights).repeat(-(-size // len(self.weights)))[:size],
             samples,
         )

@@ -24,7 +24,7 @@ from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.presets import preset
 from twinbrain_ros.nodes.policy_loading import load_policy
 from twinbrain_ros.resources import demo_checkpoint
-from twinbrain_ros.training import loop
+from twinbrain_ros.training import processes
 
 CUDA = torch.device("cuda", 1)
 
@@ -105,7 +105,7 @@ def test_training_refuses_more_processes_than_gpus(two_gpus: None, monkeypatch: 
     with pytest.raises(
         DeviceError, match=r"^LOCAL_WORLD_SIZE: found 3 processes .*, expected at most 2, one"
     ):
-        loop.accelerator()
+        processes.accelerator()
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     check_processes()
     monkeypatch.delenv("ACCELERATE_USE_CPU")
@@ -216,8 +216,8 @@ def test_it_is_set_for_whatever_device_a_policy_lands_on(monkeypatch: pytest.Mon
     monkeypatch.setattr(engine, "settle", settled.append)
     policy = tiny_policy()
     assert settled == [policy.device]
-    monkeypatch.setattr(loop, "settle", settled.append)
-    assert loop.accelerator().device in settled, "a trainer's too"
+    monkeypatch.setattr(processes, "settle", settled.append)
+    assert processes.accelerator().device in settled, "a trainer's too"
 
 
 class OnGpu(torch.Tensor):

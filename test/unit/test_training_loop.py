@@ -1,11 +1,9 @@
-"""The loop where it is not alone: several processes, full disks, kills, trials in between."""
+"""The loop where it is not alone: full disks, kills, trials in between."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -14,34 +12,15 @@ import torch
 from torch import nn
 
 from twinbrain_ros.training import state
+from twinbrain_ros.training.batch import Share
 from twinbrain_ros.training.loop import LoopConfig, Rehearsal, train_loop
 from twinbrain_ros.training.state import DiskFull, replace_folder, write_whole
 from twinbrain_ros.training.trials import Best
 
 CONFIG = LoopConfig(steps=40, batch_size=4, learning_rate=0.01, warmup_steps=2, save_every_steps=10)
 
-SCRIPT = """
-import sys, torch
-from pathlib import Path
-from torch import nn
-from twinbrain_ros.training.loop import LoopConfig, train_loop
-out, size = Path(sys.argv[1]), int(sys.argv[2])
-torch.manual_seed(0)
-module = nn.Linear(3, 1)
-module.unused = nn.Linear(2, 2)
-def batches(step, rank):
-    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
-    return x[rank * size : (rank + 1) * size]
-def losses(x, step):
-    return {"fit": (module(x) - x.sum(1, keepdim=True)).square().mean()}
-config = LoopConfig(steps=20, batch_size=size, learning_rate=0.01, warmup_steps=1)
-train_loop("fit", module, losses, batches, config, out)
-rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-torch.save(module.weight, out / f"weight_{rank}.pt")
-"""
 
-
-def batches(step: int, rank: int) -> torch.Tensor:
+def batches(step: int, share: Share) -> torch.Tensor:
     return torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
 
 
@@ -54,27 +33,6 @@ def fit(out: Path, config: LoopConfig = CONFIG, rehearsal: Rehearsal | None = No
 
     train_loop("fit", module, losses, batches, config, out, rehearsal=rehearsal)
     return module
-
-
-def test_two_processes_do_what_one_does_with_both_their_batches(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    for name, command, size in (("two", launch, 4), ("one", [sys.executable], 8)):
-        (tmp_path / name).mkdir()
-        subprocess.run(
-            [*command, str(script), str(tmp_path / name), str(size)],
-            env=environment,
-            check=True,
-            timeout=120,
-            capture_output=True,
-        )
-    alone = torch.load(tmp_path / "one" / "weight_0.pt")
-    for rank in (0, 1):
-        together = torch.load(tmp_path / "two" / f"weight_{rank}.pt")
-        torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
-    assert not torch.equal(alone, nn.Linear(3, 1).weight)
 
 
 def test_a_disk_without_room_is_named_before_the_first_step(

@@ -28,7 +28,7 @@ from twinbrain_ros.data.dataset_findings import DatasetError
 from twinbrain_ros.data.robot_dataset import RobotDataset
 from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 from twinbrain_ros.training import mixture
-from twinbrain_ros.training.batch import PolicyBatch
+from twinbrain_ros.training.batch import PolicyBatch, Share
 from twinbrain_ros.training.loader import batches_from
 from twinbrain_ros.training.mixture import MIXTURE, MixtureEntry, MixtureOptions, MixtureSource
 
@@ -91,14 +91,18 @@ def test_a_batch_holds_what_belongs_together(robot: RobotFile, roots: tuple[Path
         assert found.instructions[i] == ("put it away" if second else "pick up the red block")
 
 
-def test_batches_are_functions_of_seed_step_and_rank(robot: RobotFile, roots: tuple[Path, Path]) -> None:
+def test_batches_follow_from_seed_and_step_and_shares_cut_them(
+    robot: RobotFile, roots: tuple[Path, Path]
+) -> None:
     first, second = (source(robot, (roots[0], 1.0), (roots[1], 2.0)) for _ in range(2))
     for step in (5, 0, 3):
         first.batch(7, step, 6)
     assert same(first.batch(7, 4, 6), second.batch(7, 4, 6))
     assert not same(first.batch(7, 4, 6), first.batch(7, 5, 6))
     assert not same(first.batch(7, 4, 6), first.batch(8, 4, 6))
-    assert not same(first.batch(7, 4, 6), first.batch(7, 4, 6, rank=1))
+    whole, shares = first.batch(7, 4, 6), [second.batch(7, 4, 3, Share(i, 2)) for i in (0, 1)]
+    assert numbers(whole) == [*numbers(shares[0]), *numbers(shares[1])]
+    assert torch.equal(whole.actions, torch.cat([share.actions for share in shares]))
 
 
 def _steps(given: MixtureSource) -> Callable[[int], PolicyBatch]:

@@ -16,6 +16,7 @@ from twinbrain_ros.brain.expert import ActionExpert
 from twinbrain_ros.resources import share_dir
 from twinbrain_ros.robot.robot_file import load_robot
 from twinbrain_ros.sim.tasks import COLOURS, TASKS
+from twinbrain_ros.training.batch import Share
 from twinbrain_ros.training.config import TrainConfigError, load_train_config, twin_config
 from twinbrain_ros.training.dataset import GOALS_PER_FRAME, Demonstrations
 from twinbrain_ros.training.demonstrations import DataConfig, decode_goal, encode_goal, generate_shard
@@ -49,7 +50,7 @@ def run_loop(out: Path, steps: int, until: int | None = None) -> tuple[nn.Module
     module = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
     config = LoopConfig(steps=steps, batch_size=4, learning_rate=0.01, warmup_steps=5, save_every_steps=20)
 
-    def batches(step: int, rank: int) -> torch.Tensor:
+    def batches(step: int, share: Share) -> torch.Tensor:
         return torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
 
     def losses(x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
@@ -86,7 +87,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path: Path) -> None
             "fit",
             module,
             lambda x, step: {"x": module(x).sum()},
-            lambda step, rank: torch.full((1, 1), torch.nan),
+            lambda step, share: torch.full((1, 1), torch.nan),
             config,
             tmp_path,
         )

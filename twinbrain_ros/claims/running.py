@@ -21,7 +21,7 @@ from twinbrain_ros.claims.protocol import Protocol, Run
 from twinbrain_ros.training.dataset import Demonstrations
 from twinbrain_ros.training.loop import LoopConfig
 from twinbrain_ros.training.policy import PolicyOptions, PolicyTrainer, train_policy, twin_of
-from twinbrain_ros.training.state import replace_folder, write_whole
+from twinbrain_ros.training.state import before, replace_folder, write_whole
 
 TRAINED, EVALUATED, COST, LOG = "trained.json", "evaluated.json", "cost.json", "log.txt"
 CHECKPOINT = "checkpoint"
@@ -111,7 +111,8 @@ def train(protocol: Protocol, out: Path, run: Run) -> None:
     }
     write_whole(where / TRAINED, lambda partial: partial.write_text(json.dumps(found, indent=2) + "\n"))
     # Only needed to go on; the averaged weights are in the checkpoint.
-    (where / "policy.state.pt").unlink(missing_ok=True)
+    for state in (where / "policy.state.pt", before(where / "policy.state.pt")):
+        state.unlink(missing_ok=True)
     shutil.rmtree(where / "tensorboard", ignore_errors=True)
 
 

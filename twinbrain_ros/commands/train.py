@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,12 @@ def run(args: argparse.Namespace) -> int:
                 raise CommandError(f"--set: {key}: {folder!r} is no mapping in {path}")
         place[leaf] = yaml.safe_load(text)
     config = build_train_config(values, str(path))
+    from twinbrain_ros.training.processes import Stopped
     from twinbrain_ros.training.run import main as train_main
 
-    train_main(config, values, args.out, args.resume, args.json)
+    try:
+        train_main(config, values, args.out, args.resume, args.json)
+    except Stopped as stopped:
+        print(f"twinbrain train: {stopped}", file=sys.stderr)
+        return stopped.code
     return OK

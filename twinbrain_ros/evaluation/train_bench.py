@@ -33,7 +33,7 @@ from twinbrain_ros.evaluation.roofline import synchronize
 from twinbrain_ros.evaluation.statistics import Summary
 from twinbrain_ros.evaluation.workload import random_twin
 from twinbrain_ros.robot.robot_file import load_robot
-from twinbrain_ros.training.batch import PolicyBatch, Source
+from twinbrain_ros.training.batch import WHOLE, PolicyBatch, Share, Source
 from twinbrain_ros.training.loader import batches_from
 from twinbrain_ros.training.loop import LoopConfig, Stage
 from twinbrain_ros.training.losses import flow_times
@@ -72,8 +72,8 @@ class RandomScenes:
         actions, states = (Normalizer((0.0,) * n, (1.0,) * n) for n in dims)
         return actions, states
 
-    def batch(self, seed: int, step: int, size: int, rank: int = 0) -> PolicyBatch:
-        rng = np.random.default_rng([seed, step, rank])
+    def batch(self, seed: int, step: int, size: int, share: Share = WHOLE) -> PolicyBatch:
+        rng = np.random.default_rng([seed, step, share.index])
         action = self.config.action
         actions = rng.normal(size=(size, action.horizon, len(action.names))).astype(np.float32)
         return PolicyBatch(
@@ -142,7 +142,7 @@ class _Contest:
     def plain_losses(self, drawn: Drawn, step: int) -> dict[str, Tensor]:
         """The same loss of the same draws, the plain way."""
         batch, device = drawn.batch, self.trainer.device
-        generator = self.trainer.generator(drawn, step)
+        generator = self.trainer.generator(step)
         target = batch.actions.repeat(self.trainer.options.losses.noise_repeats, 1, 1)
         noise = torch.randn(target.shape, generator=generator).to(device)
         at = flow_times(len(target), generator).to(device)

@@ -44,15 +44,30 @@ class PolicyBatch:
     grounding: Grounding | None = None
 
 
+@dataclass(frozen=True)
+class Share:
+    """One of `count` equal parts of a step's global batch: what one of several processes trains on."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, size: int) -> slice:
+        """Where this share lies among `size` samples times `count`."""
+        return slice(self.index * size, (self.index + 1) * size)
+
+
+WHOLE = Share()
+
+
 class Source(Protocol):
     """Where batches come from.
 
-    They are functions of (seed, step, rank) alone: a run that is picked up again goes on with the data that
-    it would have seen.
+    The global batch is a function of (seed, step, its size) alone, however many processes share it: a run
+    that is picked up again goes on with the data that it would have seen.
     """
 
     def statistics(self) -> tuple[Normalizer, Normalizer]:
         """Of actions and of states, in robot units."""
 
-    def batch(self, seed: int, step: int, size: int, rank: int = 0) -> PolicyBatch:
-        """The `size` samples of a step for one of several processes."""
+    def batch(self, seed: int, step: int, size: int, share: Share = WHOLE) -> PolicyBatch:
+        """The `size` samples of a share; the step's global batch has `size` times `share.count`."""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from twinbrain_ros.brain.config import CameraInput, Normalizer
 from twinbrain_ros.data.statistics import LEAST_STD
 from twinbrain_ros.sim.tasks import TASKS
-from twinbrain_ros.training.batch import Grounding, PolicyBatch
+from twinbrain_ros.training.batch import WHOLE, Grounding, PolicyBatch, Share
 from twinbrain_ros.training.demonstrations import decode_goal
 
 # Each frame of a batch is trained with two goals, so that its images are looked at once for both: the one
@@ -49,12 +49,14 @@ class Demonstrations:
         images = {c.name: [self.arrays[f"image_{c.name}"][row] for row in rows] for c in self.cameras}
         return images, self.arrays["state"][list(rows)]
 
-    def batch(self, seed: int, step: int, size: int, rank: int = 0) -> PolicyBatch:
-        """The batch of a step, of `size` samples, a multiple of GOALS_PER_FRAME."""
-        # The first process draws what a single one would.
-        rng = np.random.default_rng([seed, step, rank] if rank else [seed, step])
-        frames = np.sort(rng.integers(0, self.size, size // GOALS_PER_FRAME))
-        pick = np.stack([np.zeros(len(frames), int), rng.integers(1, 3, len(frames))], axis=1).ravel()
+    def batch(self, seed: int, step: int, size: int, share: Share = WHOLE) -> PolicyBatch:
+        """The `size` samples, a multiple of GOALS_PER_FRAME, of a share of a step's global batch."""
+        rng = np.random.default_rng([seed, step])
+        count = size // GOALS_PER_FRAME
+        mine = share.of(count)
+        frames = np.sort(rng.integers(0, self.size, count * share.count))[mine]
+        others = rng.integers(1, 3, count * share.count)[mine]
+        pick = np.stack([np.zeros(count, int), others], axis=1).ravel()
         rows = frames.repeat(GOALS_PER_FRAME)
         goals = self.arrays["goals"][rows, pick]
         cells, offsets = {}, {}

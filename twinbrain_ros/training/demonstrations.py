@@ -26,7 +26,7 @@ from twinbrain_ros.sim.model import focal_length
 from twinbrain_ros.sim.state import SceneState
 from twinbrain_ros.sim.tabletop import TabletopSim
 from twinbrain_ros.sim.tasks import BLOCK_EDGE_M, COLOURS, TASKS, Goal, Judge
-from twinbrain_ros.training.loop import write_whole
+from twinbrain_ros.training.state import write_whole
 
 GOALS_PER_FRAME = 3  # the pursued goal, another pick, another put
 TOOL_DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])

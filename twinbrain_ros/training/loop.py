@@ -1,33 +1,37 @@
 """A resumable training loop on Accelerate: one process, several GPUs, several machines, DeepSpeed ZeRO-2.
 
-Everything random follows from (seed, step, process): data, noise, dropout. So nothing of it has to be stored,
-and a run that was killed goes on along the same curve.
+Everything random follows from (seed, step): data, noise; dropout from the process too. So nothing of it has
+to be stored, and a run that was killed goes on along the same curve. Several processes take equal shares of
+the batch that one process would take whole.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
+import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor, nn
 
-from twinbrain_ros.brain.devices import check_processes, settle
+from twinbrain_ros.training.batch import Share
 from twinbrain_ros.training.loader import batches_from
+from twinbrain_ros.training.processes import Stopped, StopSignals, accelerator, processes
 from twinbrain_ros.training.progress import Progress
-from twinbrain_ros.training.state import check_room, load_state, load_trainable, trainable_state, write_whole
+from twinbrain_ros.training.state import check_room, not_finite
+from twinbrain_ros.training.store import Store
+from twinbrain_ros.training.weights import Weights, Whole
+from twinbrain_ros.training.zero import Sharded, configure
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
-# Weights, average, two moments; twice, as a new state is written before the old one goes.
-STATE_COPIES = 8
+# Weights, average, two moments; three times: the last state, the one before, and a new one.
+STATE_COPIES = 12
+LAUNCHER_GONE = int(signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -65,48 +69,11 @@ class Rehearsal:
     run: Callable[[int], Mapping[str, float]]
 
 
-Batches = Callable[[int, int], Any]
+Batches = Callable[[int, Share], Any]
 
 
 class LossNotFinite(ValueError):
     """Training has diverged; names stage, step and losses. The last state that was saved is from before."""
-
-
-class AveragedWeights:
-    """Exponential moving average of trainable parameters, with a start-up correction; decay 0: none."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        # In float32 also where the weights are not: what is added in a step is too small for bfloat16.
-        self.values = {n: p.float().clone() for n, p in trainable_state(module).items()} if decay else {}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in module.named_parameters():
-            if name in self.values:
-                self.values[name].lerp_(parameter.detach().float(), 1 - decay)
-
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        for name, parameter in module.named_parameters():
-            if name in self.values:
-                parameter.copy_(self.values[name])
-
-    @contextmanager
-    def instead(self, module: nn.Module) -> Any:
-        """The module has the averaged weights until the block is left, and is in eval mode."""
-        own = {n: p.clone() for n, p in trainable_state(module).items()} if self.values else {}
-        self.copy_to(module)
-        module.eval()
-        try:
-            yield
-        finally:
-            module.train()
-            with torch.no_grad():
-                for name, parameter in module.named_parameters():
-                    if name in own:
-                        parameter.copy_(own[name])
 
 
 def learning_rate(config: LoopConfig, step: int, part: str = "") -> float:
@@ -134,18 +101,6 @@ class _Step(nn.Module):
             return self._losses(batch, step)
 
 
-def accelerator() -> Accelerator:
-    """The processes that `accelerate launch` has set up, and their devices; without it, this one.
-
-    Raises DeviceError for more processes than there are GPUs.
-    """
-    check_processes()
-    # Of a VLM some layers have no part in an action: they get no gradient.
-    made = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    settle(made.device)
-    return made
-
-
 class Stage:
     """A stage of training on its way.
 
@@ -164,131 +119,171 @@ class Stage:
         parts: Mapping[str, nn.Module] | None = None,
         quiet: bool = False,
     ) -> None:
-        self.name, self.module, self.config, self.out = name, module, config, out
-        self.accelerator = accelerator()
-        module.to(self.accelerator.device)
+        self.name, self.module, self.config = name, module, config
+        self.processes = processes()
         everything = nn.ModuleDict({"kept": module, "extra": nn.ModuleList(extra)})
-        everything.to(self.accelerator.device)
-        self._everything = everything
+        everything.to(self.processes.device)
         self.parameters = [p for p in everything.parameters() if p.requires_grad]
-        if self.accelerator.is_main_process:
-            check_room(out, STATE_COPIES * sum(p.numel() * p.element_size() for p in self.parameters))
+        self._store = Store(out, name, self.processes, self._kind())
+        trained_bytes = sum(p.numel() * p.element_size() for p in self.parameters)
+        self.processes.first_does(lambda: check_room(out, STATE_COPIES * trained_bytes))
+        self.start, rows = self.processes.first_does(self._store.found)
         optimizer = torch.optim.AdamW(
             _groups(everything, parts or {}, config),
             lr=0.0,
             betas=(0.9, 0.95),
             weight_decay=config.weight_decay,
         )
-        step = _Step(everything, losses, PRECISIONS[config.precision])
-        self.average = AveragedWeights(module, config.ema_decay)
-        self._state_path = out / f"{name}.state.pt"
-        self._sharded = self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        if self._sharded:
-            sizes = self.accelerator.state.deepspeed_plugin.deepspeed_config
-            sizes["train_micro_batch_size_per_gpu"] = config.batch_size
-            sizes["gradient_clipping"] = config.clip_norm
-        self.start, rows = self._resume(optimizer)
-        self._step, self._optimizer = self.accelerator.prepare(step, optimizer)
-        if self._sharded and self.start:
-            self.accelerator.load_state(str(self._shards(self.start)), load_module_strict=False)
-        shown = self.accelerator.is_main_process and not quiet
+        self.weights = self._weights(_Step(everything, losses, PRECISIONS[config.precision]), optimizer)
+        if self.start:
+            self._store.restore(self.weights, self.start)
+        shown = self.processes.is_first and not quiet
         self.progress = Progress(name, out, self.start, config.steps, rows, shown)
+        self._signals = StopSignals()
+        self._asked = 0  # the signal that any process was told to end by
         everything.train()
 
-    def _resume(self, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]]]:
-        """Takes over what an earlier stretch has saved; how far it came, and its log."""
-        state = load_state(self._state_path)
-        if state is None:
-            return 0, []
-        with torch.no_grad():
-            load_trainable(self._everything, state["trained"], self._state_path)
-        if state["optimizer"]:
-            optimizer.load_state_dict(state["optimizer"])
-        self.average.values = {k: v.to(self.accelerator.device) for k, v in state["average"].items()}
-        return int(state["step"]), list(state["log"])
+    def _kind(self) -> dict[str, Any]:
+        """What a state must agree in with the run that goes on from it: all else would be half taken."""
+        return {
+            "kind": Sharded.kind if self.processes.sharded else Whole.kind,
+            "processes": self.processes.count,
+            "batch_size": self.config.batch_size,
+            "precision": self.config.precision,
+            "seed": self.config.seed,
+        }
 
-    def _shards(self, step: int) -> Path:
-        """Where the processes of a ZeRO run keep their parts of the optimiser."""
-        return self.out / f"{self.name}.zero" / f"{step:08d}"
+    def _weights(self, step: _Step, optimizer: torch.optim.Optimizer) -> Weights:
+        config, made = self.config, accelerator()
+        if self.processes.sharded:
+            configure(made, config.batch_size, config.clip_norm, config.precision)
+            return Sharded(
+                made, self.processes, step, self.module, optimizer, config.ema_decay, config.precision
+            )
+        return Whole(made, step, step.parts, self.module, optimizer, config.ema_decay, config.clip_norm)
 
-    def run(self, batches: Batches, rehearsal: Rehearsal | None = None) -> None:
-        """Trains to the end; `batches(step, process)` are what the losses get."""
-        config, rank = self.config, self.accelerator.process_index
-        samples = config.batch_size * self.accelerator.num_processes
-        made = batches_from(lambda step: batches(step, rank), self.start, config.steps, config.workers)
-        for step in range(self.start, config.steps):
-            began_s = time.monotonic()
-            batch = next(made)
-            waited_s = time.monotonic() - began_s
-            losses = self.take(batch, step)
-            rates = {
-                f"rate_{g['name']}" if g["name"] else "rate": g["lr"] for g in self._optimizer.param_groups
-            }
-            self.progress.note(step, losses, samples, waited_s, rates)
-            if rehearsal is not None and (step + 1) % rehearsal.every_steps == 0:
-                self._rehearse(rehearsal, step + 1)
-            if (step + 1) % config.save_every_steps == 0 or step + 1 == config.steps:
-                self._save(step + 1)
-        self.average.copy_to(self.module)
+    def run(self, batches: Batches, rehearsal: Rehearsal | None = None, stoppable: bool = False) -> None:
+        """Trains to the end; `batches(step, share)` are what the losses get.
+
+        stoppable: SIGTERM and SIGINT, of any process, end all of them after the step they are at, the state
+        saved. Raises Stopped then.
+        """
+        config, share = self.config, self.processes.share
+        made = batches_from(lambda step: batches(step, share), self.start, config.steps, config.workers)
+        try:
+            with self._signals.caught(self.processes.count == 1) if stoppable else nullcontext():
+                if rehearsal is not None and self._missed(rehearsal):
+                    self._rehearse(rehearsal, self.start)
+                for step in range(self.start, config.steps):
+                    self._one(made, step, rehearsal)
+        finally:
+            self.progress.close()  # what is said next begins a line
+        self.weights.finish()
         self.module.eval()
-        self.progress.close()
+
+    def _one(self, made: Iterator[Any], step: int, rehearsal: Rehearsal | None) -> None:
+        """A step, and what is due after it."""
+        config, done = self.config, step + 1
+        began_s = time.monotonic()
+        batch = next(made)
+        waited_s = time.monotonic() - began_s
+        losses = self.take(batch, step)
+        rates = {f"rate_{g['name']}" if g["name"] else "rate": g["lr"] for g in self.weights.groups}
+        self.progress.note(step, losses, config.batch_size * self.processes.count, waited_s, rates)
+        due = rehearsal is not None and done % rehearsal.every_steps == 0
+        if self._asked or done % config.save_every_steps == 0 or done == config.steps:
+            self._save(done)
+        if self._asked:
+            self._stop(self._asked, done)
+        if rehearsal is not None and due:
+            self._rehearse(rehearsal, done)
+            if done == config.steps:
+                self._save(done)  # with what was found
+
+    def _missed(self, rehearsal: Rehearsal) -> bool:
+        """Whether the run was cut off in the rehearsal of the step that it goes on from."""
+        held = any(row["step"] == self.start and "score" in row for row in self.progress.log)
+        return self.start > 0 and self.start % rehearsal.every_steps == 0 and not held
+
+    def _stop(self, number: int, done: int) -> None:
+        why = "its launcher has ended" if number == LAUNCHER_GONE else signal.Signals(number).name
+        text = (
+            f"{self.name}: stopped after step {done} of {self.config.steps} ({why}); the state of step "
+            f"{self._store.last} is saved, --resume goes on from it"
+        )
+        self.processes.refuse(Stopped(text, number))
 
     def take(self, batch: Any, step: int) -> dict[str, float]:
-        """One step of the optimiser; the losses."""
-        config = self.config
-        for group in self._optimizer.param_groups:
+        """One step of the optimiser; the losses of the global batch.
+
+        Raises LossNotFinite, in all processes, before anything is changed.
+        """
+        config, own = self.config, self.processes
+        for group in self.weights.groups:
             group["lr"] = learning_rate(config, step, group["name"])
-        torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + self.accelerator.process_index)
-        values = self._step(batch, step)
-        total = torch.stack(list(values.values())).sum()
-        self._optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(total)
+        torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + own.rank)
+        values = self.weights.losses(batch, step)
+        norm = self.weights.backward(torch.stack(list(values.values())).sum())
+        asked = LAUNCHER_GONE if own.launcher_is_gone else self._signals.asked
         # Read only now: a GPU has the backward pass to do meanwhile.
-        found = {key: float(value.detach()) for key, value in values.items()}
-        if not all(math.isfinite(value) for value in found.values()):
-            raise LossNotFinite(f"{self.name}: loss is {float(total.detach())} at step {step}; {found}")
-        self.accelerator.clip_grad_norm_(self.parameters, config.clip_norm)
-        self._optimizer.step()
-        self.average.update(self.module, step)
-        return found
+        found = own.gather([asked, float(norm), *(float(value.detach()) for value in values.values())])
+        odd = _not_finite(list(values), [row[1:] for row in found], step)
+        if odd:
+            own.refuse(LossNotFinite(f"{self.name}: {odd}"))
+        self.weights.step(step)
+        self._asked = int(max(row[0] for row in found))
+        return {key: sum(row[2 + number] for row in found) / own.count for number, key in enumerate(values)}
 
     def step_optimizer(self) -> None:
-        self._optimizer.step()
+        self.weights.step(0)
 
     def _rehearse(self, rehearsal: Rehearsal, step: int) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
+        def held() -> None:
             self.progress.pause()
-            with self.average.instead(self.module):
-                self.progress.add({"step": step, **rehearsal.run(step)})
+            self.progress.add({"step": step, **rehearsal.run(step)})
             self.progress.go_on()
-        self.accelerator.wait_for_everyone()
+
+        with self.weights.instead():
+            self.processes.first_does(held)
 
     def _save(self, step: int) -> None:
-        """Writes the state; a disk that is full now may have room at the next turn, but not at the end."""
-        if self._sharded:
-            self.accelerator.save_state(str(self._shards(step)), exclude_frozen_parameters=True)
-        if not self.accelerator.is_main_process:
-            return
-        state = {
-            "trained": trainable_state(self._everything),
-            "optimizer": {} if self._sharded else self._optimizer.state_dict(),
-            "average": self.average.values,
-            "step": step,
-            "log": self.progress.log,
-        }
-        try:
-            write_whole(self._state_path, lambda p: torch.save(state, p))
-            write_whole(self.progress.path, lambda p: p.write_text(self.progress.text()))
-            for shards in self._shards(step).parent.glob("*"):
-                if shards != self._shards(step):  # of a state that is no longer the last
-                    shutil.rmtree(shards, ignore_errors=True)
-        except (OSError, RuntimeError) as error:  # torch reports a short write as a RuntimeError
-            if step == self.config.steps:
-                raise
-            self.progress.say(
-                f"the state of step {step} could not be written, the one before is kept: {error}"
+        """Writes the state; a disk that is full now may have room at the next turn, but not at the end.
+
+        Raises LossNotFinite, in all processes, where the state is not worth keeping.
+        """
+        odd = self.processes.failures(lambda: _check_finite(self.weights.values()))
+        if odd:
+            self.processes.refuse(
+                LossNotFinite(f"{self.name}: {odd[0]} at step {step}; the state of before is kept")
             )
+        failed = self._store.save(self.weights, step, self.progress)
+        if failed and step == self.config.steps:
+            self.processes.refuse(OSError(failed))
+        if failed:
+            self.progress.say(
+                f"the state of step {step} could not be written, the one before is kept: {failed}"
+            )
+
+
+def _not_finite(keys: Sequence[str], found: Sequence[Sequence[float]], step: int) -> str:
+    """What is not finite of the gradients' norm and the losses `keys`, as each process has `found` them; ""
+    for nothing. A loss of one process makes everybody's gradients so: it is named first."""
+    for rank, (_, *losses) in enumerate(found):
+        where = f"step {step} in process {rank} of {len(found)}" if len(found) > 1 else f"step {step}"
+        shown = dict(zip(keys, losses, strict=True))
+        if not all(math.isfinite(loss) for loss in losses):
+            return f"loss is {sum(losses)} at {where}; {shown}"
+    for norm, *losses in found:
+        if not math.isfinite(norm):
+            shown = dict(zip(keys, losses, strict=True))
+            return f"norm of the gradients is {norm} at step {step}; losses {shown}"
+    return ""
+
+
+def _check_finite(values: Any) -> None:
+    name = not_finite(values)
+    if name:
+        raise ValueError(f"{name} is not finite")
 
 
 def _groups(
@@ -316,16 +311,17 @@ def train_loop(
     extra: Iterable[nn.Module] = (),
     parts: Mapping[str, nn.Module] | None = None,
     rehearsal: Rehearsal | None = None,
+    stoppable: bool = False,
 ) -> list[dict[str, float]]:
     """Trains `module` (and `extra` modules that are not kept) on `losses(batch, step)`, whose sum is
-    minimised; the batch is `batches(step, process)`. parts: modules with a learning rate of their own, by
+    minimised; the batch is `batches(step, share)`. parts: modules with a learning rate of their own, by
     name.
 
     Progress is saved in `out/<name>.state.pt` and picked up from there, so the same call resumes. At the end
     the module holds the averaged weights. Returns the log: one record per 20 steps, and those of rehearsals.
-    Raises DiskFull before the first step if there is no room, LossNotFinite where training has
-    diverged.
+    Raises DiskFull before the first step if there is no room, StateError for a state that cannot be gone on
+    from, LossNotFinite where training has diverged, Stopped (`Stage.run`).
     """
     stage = Stage(name, module, losses, config, out, extra, parts)
-    stage.run(batches, rehearsal)
+    stage.run(batches, rehearsal, stoppable)
     return stage.progress.log

@@ -8,11 +8,27 @@ from torch import Tensor, nn
 
 from twinbrain_ros.brain.expert import ActionExpert, Context, FlowTime
 from twinbrain_ros.brain.realtime import with_ends
+from twinbrain_ros.training.batch import WHOLE, Share
+from twinbrain_ros.training.processes import mean_over
 
 # Flow times are drawn towards the noisy end, as the reference does: t = (s - Beta(1.5, 1)) / s.
 BETA_ALPHA, BETA_BETA, TIME_SCALE = 1.5, 1.0, 0.999
 
 _RARE_LOGIT = -3.5  # about one cell in 36
+
+
+def draws(
+    count: int, repeats: int, shape: tuple[int, ...], generator: torch.Generator, share: Share = WHOLE
+) -> tuple[Tensor, Tensor]:
+    """Noise [repeats * count, *shape] and flow times [repeats * count] of a share of `count` samples, all
+    samples `repeats` times over: drawn for the global batch, so that they do not depend on who shares it."""
+    whole, mine = count * share.count, share.of(count)
+    noise = torch.randn((repeats * whole, *shape), generator=generator)
+    times = flow_times(repeats * whole, generator)
+    return (
+        noise.view(repeats, whole, *shape)[:, mine].reshape(repeats * count, *shape),
+        times.view(repeats, whole)[:, mine].reshape(-1),
+    )
 
 
 def flow_times(count: int, generator: torch.Generator) -> Tensor:
@@ -31,24 +47,25 @@ def flow_matching_loss(
     repeats: int,
     generator: torch.Generator,
     prefix: Tensor | None = None,
+    share: Share = WHOLE,
 ) -> Tensor:
     """Weighted squared error of the expert on noised actions.
 
     actions [B, T, A] standardised; weights [T, A] or [B, T, A]. Each sample gets `repeats` draws of noise and
     time, from a generator of the CPU's. With a clean-predicting expert the error is taken on the actions,
     which is the velocity error times (1 - t)^2. prefix: int [B], how many leading steps of each sample are
-    given as they are, at flow time 1, and do not count (arXiv 2512.05964).
+    given as they are, at flow time 1, and do not count (arXiv 2512.05964). share: of the global batch; the
+    mean over all shares is the global batch's loss, in which a weight counts alike in whichever share it is.
     """
     device = actions.device
     target = actions.repeat(repeats, 1, 1)
     weights = weights.expand(actions.shape).repeat(repeats, 1, 1)
-    noise = torch.randn(target.shape, generator=generator).to(device)
-    time = flow_times(target.shape[0], generator).to(device)
+    noise, time = (t.to(device) for t in draws(len(actions), repeats, actions.shape[1:], generator, share))
     mixed = time[:, None, None]
     repeated = context.repeat(repeats)
     own_times: tuple[FlowTime, ...] = ()
     if prefix is not None:
-        given = torch.arange(expert.horizon, device=device) < prefix.repeat(repeats)[:, None]
+        given = torch.arange(expert.horizon, device=device) < prefix.to(device).repeat(repeats)[:, None]
         mixed = torch.where(given[..., None], 1.0, mixed)
         weights = weights * ~given[..., None]
         end = expert.flow_time(torch.ones(1, device=device))
@@ -59,7 +76,7 @@ def flow_matching_loss(
     else:
         error = expert.velocity(repeated, noisy, time, *own_times) - (target - noise)
     # Where nothing is left to count the loss is 0, not nan.
-    return (error.square() * weights).sum() / weights.sum().clamp(min=1e-6)
+    return (error.square() * weights).sum() / mean_over(share, weights.sum()).clamp(min=1e-6)
 
 
 class GroundingHead(nn.Module):

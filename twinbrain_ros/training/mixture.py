@@ -30,7 +30,7 @@ from twinbrain_ros.data.statistics import (
     to_json,
 )
 from twinbrain_ros.robot.robot_file import RobotFile
-from twinbrain_ros.training.batch import Grounding, PolicyBatch
+from twinbrain_ros.training.batch import WHOLE, Grounding, PolicyBatch, Share
 from twinbrain_ros.training.dataset import aims, cells_and_offsets
 
 _log = logging.getLogger(__name__)
@@ -260,17 +260,18 @@ class MixtureSource:
         states = np.stack([self.datasets[i].states[row] for i, row in zip(which, rows, strict=True)])
         return {c.name: [images[c.name] for images in frames] for c in self.cameras}, states
 
-    def batch(self, seed: int, step: int, size: int, rank: int = 0) -> PolicyBatch:
-        """The `size` samples of a step for one of several processes.
+    def batch(self, seed: int, step: int, size: int, share: Share = WHOLE) -> PolicyBatch:
+        """The `size` samples of a share of a step's global batch.
 
         Raises DatasetError once too many frames could not be decoded.
         """
-        rng = np.random.default_rng([seed, step, rank])
-        which = rng.choice(len(self.datasets), size, p=self.weights)
-        spots = rng.random(size)
+        rng = np.random.default_rng([seed, step, 0])
+        mine = share.of(size)
+        which = rng.choice(len(self.datasets), size * share.count, p=self.weights)[mine]
+        spots = rng.random(size * share.count)[mine]
         rows = np.array([self._row(i, spot) for i, spot in zip(which, spots, strict=True)], dtype=np.int64)
         self.draws.drawn += size
-        images = self._images(which, rows, [seed, step, rank], self._seen)
+        images = self._images(which, rows, [seed, step, 0], self._seen, mine.start)
         return self._gathered(which, rows, images)
 
     def _row(self, which: int, spot: float) -> int:
@@ -278,13 +279,14 @@ class MixtureSource:
         return int(rows[min(int(spot * len(rows)), len(rows) - 1)])
 
     def _images(
-        self, which: np.ndarray, rows: np.ndarray, seeds: list[int], look: Look
+        self, which: np.ndarray, rows: np.ndarray, seeds: list[int], look: Look, first: int = 0
     ) -> list[dict[str, Image]]:
-        """Per sample, its images as `look` has them. `rows` is changed where a frame had to be replaced."""
+        """Per sample, its images as `look` has them. `rows` is changed where a frame had to be replaced, by
+        one that follows from `seeds` and the sample's number in the global batch, `first` and on."""
         images: list[dict[str, Image]] = [{} for _ in rows]
         # Frames of a file one after the other, in the order in which they are in it.
         for sample in np.lexsort((rows, which)):
-            rng = np.random.default_rng([*seeds, int(sample)])
+            rng = np.random.default_rng([*seeds, first + int(sample)])
             for _ in range(_TRIES):
                 found = self._look(int(which[sample]), int(rows[sample]), look)
                 if found is not None:

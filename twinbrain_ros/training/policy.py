@@ -15,7 +15,7 @@ from twinbrain_ros.brain.config import TwinBrainConfig
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.prompt import PromptBatch, collate
 from twinbrain_ros.brain.twin import Prepared, TwinBrain
-from twinbrain_ros.training.batch import Grounding, PolicyBatch, Source
+from twinbrain_ros.training.batch import WHOLE, Grounding, PolicyBatch, Share, Source
 from twinbrain_ros.training.dataset import AIM_VALUES
 from twinbrain_ros.training.left_cache import LeftCache
 from twinbrain_ros.training.loop import LoopConfig, Rehearsal, train_loop
@@ -54,12 +54,12 @@ class PolicyOptions:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch and its prompts, padded; rank: of the process it is for."""
+    """A share of a step's global batch and its prompts, padded."""
 
     batch: PolicyBatch
     left: PromptBatch
     right: PromptBatch
-    rank: int
+    share: Share
 
 
 class PolicyTrainer:
@@ -90,13 +90,13 @@ class PolicyTrainer:
         self.cache = LeftCache(model, int(options.left_cache_gb * 1e9)) if options.left_cache_gb else None
         model.recompute = options.recompute
 
-    def draw(self, step: int, size: int, rank: int = 0) -> Drawn:
-        """The batch of a step; touches no device, so that another process can do it."""
-        batch = self.source.batch(self.seed, step, size, rank)
+    def draw(self, step: int, size: int, share: Share = WHOLE) -> Drawn:
+        """A share of a step's global batch; touches no device, so that another process can do it."""
+        batch = self.source.batch(self.seed, step, size, share)
         pairs = [self.policy.prompts(text) for text in batch.instructions]
         pad = self.policy.tokenizer.pad_token_id or 0
         left, right = (collate([pair[side] for pair in pairs], pad) for side in (0, 1))
-        return Drawn(batch, left, right, rank)
+        return Drawn(batch, left, right, share)
 
     def losses(self, drawn: Drawn, step: int) -> dict[str, Tensor]:
         policy, model, device = self.policy, self.policy.model, self.device
@@ -119,7 +119,7 @@ class PolicyTrainer:
     ) -> Tensor:
         """The flow-matching loss of a batch's actions [B, T, A], in model units, given what was thought."""
         model, device = self.policy.model, self.device
-        generator = self.generator(drawn, step)
+        generator = self.generator(step)
         with torch.autocast(device.type, enabled=False):  # the reference's expert is in float32 too
             hidden = hidden.to(next(model.expert.parameters()).dtype)
             return flow_matching_loss(
@@ -129,12 +129,13 @@ class PolicyTrainer:
                 self._sample_weights(drawn.batch).to(device),
                 self.options.losses.noise_repeats,
                 generator,
-                self._prefix(len(actions), generator, device),
+                self._prefix(len(actions), generator, drawn.share),
+                drawn.share,
             )
 
-    def generator(self, drawn: Drawn, step: int) -> torch.Generator:
-        """Where noise and flow times of a batch come from."""
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + step + drawn.rank * 10**12)
+    def generator(self, step: int) -> torch.Generator:
+        """Where noise and flow times of a step's global batch come from."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
 
     @property
     def device(self) -> torch.device:
@@ -144,9 +145,11 @@ class PolicyTrainer:
         """[B, T, A]: what steps and dimensions count, without those past an episode's end."""
         return self.weights * batch.known[..., None] * batch.weights[:, None, None]
 
-    def _prefix(self, count: int, generator: torch.Generator, device: torch.device) -> Tensor | None:
+    def _prefix(self, count: int, generator: torch.Generator, share: Share) -> Tensor | None:
         steps = self.options.losses.prefix_steps
-        return torch.randint(0, steps + 1, (count,), generator=generator).to(device) if steps else None
+        if not steps:
+            return None
+        return torch.randint(0, steps + 1, (count * share.count,), generator=generator)[share.of(count)]
 
     def _grounding(self, hidden: Tensor, right: PromptBatch, truth: Grounding) -> Tensor:
         """Each camera's image tokens are asked where the named things are."""
@@ -178,6 +181,7 @@ def train_policy(
     loop: LoopConfig,
     out: Path,
     rehearsal: Rehearsal | None = None,
+    stoppable: bool = False,
 ) -> PolicyTrainer:
     """Trains a policy in place on what a source gives; it must have statistics.
 
@@ -195,12 +199,13 @@ def train_policy(
         "policy",
         model,
         trainer.losses,
-        lambda step, rank: trainer.draw(step, loop.batch_size, rank),
+        lambda step, share: trainer.draw(step, loop.batch_size, share),
         loop,
         out,
         extra=[trainer.heads],
         parts={name: part for name, part in parts.items() if part is not None},
         rehearsal=rehearsal,
+        stoppable=stoppable,
     )
     return trainer
 

@@ -24,7 +24,7 @@ class Progress:
     def __init__(
         self, name: str, out: Path, start: int, end: int, rows: list[dict[str, float]], shown: bool
     ) -> None:
-        self.name, self.log = name, rows
+        self.name, self.log, self._shown = name, rows, shown
         self.path = out / f"{name}.jsonl"
         self._bar = tqdm(
             total=end, initial=start, desc=name, unit="step", disable=not shown, dynamic_ncols=True
@@ -71,7 +71,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._bar.write(f"{self.name}: {text}", file=sys.stderr)
+        if self._shown:
+            self._bar.write(f"{self.name}: {text}", file=sys.stderr)
 
     def pause(self) -> None:
         """What follows is not training: its time does not count."""

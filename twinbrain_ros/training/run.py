@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from typing import Any
 import accelerate
 import torch
 import transformers
-import yaml
 
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.resources import train_start
@@ -27,10 +25,12 @@ from twinbrain_ros.training.config import TrainConfig, TrainConfigError, twin_co
 from twinbrain_ros.training.curves import draw_losses
 from twinbrain_ros.training.dataset import Demonstrations
 from twinbrain_ros.training.demonstrations import generate
-from twinbrain_ros.training.loop import Rehearsal, accelerator
+from twinbrain_ros.training.folder import RunFolder
+from twinbrain_ros.training.loop import Rehearsal
 from twinbrain_ros.training.lora import merged_tensors
 from twinbrain_ros.training.mixture import MixtureSource
 from twinbrain_ros.training.policy import PolicyOptions, PolicyTrainer, train_policy, twin_of
+from twinbrain_ros.training.processes import processes
 from twinbrain_ros.training.questions import words
 from twinbrain_ros.training.sources import REPORT_FILE
 from twinbrain_ros.training.state import check_room, replace_folder, write_whole
@@ -46,19 +46,16 @@ CHECKPOINT = "checkpoint"
 class Run:
     """One training file, in one folder: checkpoint/, best/, curves, and the state to resume from.
 
-    Raises TrainConfigError if the folder holds an earlier run and `resume` is not set, or one that was
-    started from another file; DatasetError and CheckpointError for what cannot be trained on or from.
+    Raises TrainConfigError for a folder that cannot be this run's (`RunFolder`), LaunchError for processes
+    that do not see each other; DatasetError and CheckpointError for what cannot be trained on or from.
     """
 
     def __init__(self, config: TrainConfig, values: dict[str, Any], out: Path, resume: bool) -> None:
         self.config, self.values, self.out = config, values, out
-        self.accelerator = accelerator()
-        out.mkdir(parents=True, exist_ok=True)
-        with self.accelerator.main_process_first():
-            if self.accelerator.is_main_process:
-                _claim(out, values, resume)
+        self.processes = processes()
+        self.folder = RunFolder(out, values, resume, self.processes)
         self.robot = load_robot(config.robot)
-        self.watch = StageWatch(out / "seconds.json")
+        self.watch = StageWatch(out / "seconds.json", self.processes.is_first)
         self.losses = config.losses
         self.questions: dict[str, float] = {}
         self.held_out: Source | None = None
@@ -74,44 +71,49 @@ class Run:
         data = self._demonstrations(twin.cameras, _factor(twin))
         assert config.vlm is not None
         with self.watch.stage("vlm"):
-            vlm, self.questions = teach_vlm(tokenizer, data, twin, config.vlm, self.out)
+            vlm, self.questions = teach_vlm(tokenizer, data, twin, config.vlm, self.out, stoppable=True)
         self._say(
             "held-out questions answered exactly: "
             + ", ".join(f"{k} {v:.1%}" for k, v in self.questions.items())
         )
-        device = str(self.accelerator.device)
-        return twin_of(vlm, tokenizer, data, twin, config.policy.seed, device), data
+        return twin_of(vlm, tokenizer, data, twin, config.policy.seed, self.processes.device), data
 
     def _started(self) -> tuple[TwinBrainPolicy, Source]:
         config, checkpoint = self.config, train_start(self.config.start)
-        policy = TwinBrainPolicy.from_pretrained(checkpoint, str(self.accelerator.device), dtype="float32")
+        policy = TwinBrainPolicy.from_pretrained(checkpoint, self.processes.device, dtype="float32")
         self.losses = sources.losses_of(policy, config, checkpoint)
         source: Source
         if config.datasets:
-            with self.accelerator.main_process_first():  # the others find the statistics in the cache
+            with self.processes.first_goes_first():  # the others find the statistics in the cache
                 source = mixture = sources.from_datasets(config, self.robot, policy)
             self.held_out, self.statistics = mixture.held_out(), mixture.statistics_json()
             self._say("\n".join(mixture.report()))
         else:
             source = self._demonstrations(policy.config.cameras, policy.model.layout.factor)
+        torch.manual_seed(config.policy.seed)  # of what is new: heads, adapters
         return sources.with_statistics(policy, source, config), source
 
     def _demonstrations(self, cameras: Any, cell_px: int) -> Demonstrations:
         assert self.config.data is not None
-        with self.watch.stage("data"), self.accelerator.main_process_first():
+        with self.watch.stage("data"), self.processes.first_goes_first():
             shards = generate(self.config.robot, self.config.data, self.out / "data")
         return Demonstrations(shards, cameras, cell_px)
 
     def train(self, policy: TwinBrainPolicy, source: Source) -> TwinBrainPolicy:
         """Trains the policy in place; it can be saved afterwards and acts."""
         config = self.config
-        if self.accelerator.is_main_process:  # two checkpoints, each once more while it is replaced
+
+        def look() -> None:
+            # Two checkpoints, each once more while it is replaced.
             check_room(self.out, 4 * sum(p.numel() * p.element_size() for p in policy.model.parameters()))
             if isinstance(source, Demonstrations | MixtureSource):
                 policy.views = sources.views_of(source)
+
+        self.processes.first_does(look)
         options = PolicyOptions(self.losses, config.lora, config.left_cache_gb, config.recompute)
         with self.watch.stage("policy"):
-            train_policy(policy, source, options, config.policy, self.out, self._rehearsal(policy, options))
+            rehearsal = self._rehearsal(policy, options)
+            train_policy(policy, source, options, config.policy, self.out, rehearsal, stoppable=True)
         return policy
 
     def _rehearsal(self, policy: TwinBrainPolicy, options: PolicyOptions) -> Rehearsal | None:
@@ -155,7 +157,7 @@ class Run:
             "questions": self.questions,
             "evaluation": results,
             "seconds": {stage: round(taken, 1) for stage, taken in self.watch.seconds.items()},
-            "processes": self.accelerator.num_processes,
+            "processes": self.processes.count,
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -170,7 +172,8 @@ class Run:
         return report
 
     def _say(self, text: str) -> None:
-        self.accelerator.print(text)
+        if self.processes.is_first:
+            print(text)
 
 
 def _factor(twin: Any) -> int:
@@ -187,9 +190,17 @@ def main(
 ) -> dict[str, Any]:
     """Runs a training file into `out`; returns the report, {} in all processes but the first (see `Run`)."""
     run = Run(config, values, out, resume)
+    try:
+        return _whole(run, json_path)
+    finally:
+        run.folder.release()
+
+
+def _whole(run: Run, json_path: Path | None) -> dict[str, Any]:
+    config, out = run.config, run.out
     policy, source = run.policy_and_source()
     policy = run.train(policy, source)
-    if not run.accelerator.is_main_process:
+    if not run.processes.is_first:
         return {}
     checkpoint = out / CHECKPOINT
     # Before the trials, which take long; again after, with what they found.
@@ -211,11 +222,22 @@ def main(
 
 
 class StageWatch:
-    """Seconds spent in each stage, kept in a file, so that the stretches of a resumed run add up."""
+    """Seconds spent in each stage, kept in a file, so that the stretches of a resumed run add up.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    writes: whether this process is the one that reads and writes it. Raises TrainConfigError for a file that
+    is none of these.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self._path, self._writes = path, writes
+        self.seconds: dict[str, float] = {}
+        if writes and path.is_file():
+            try:
+                self.seconds = {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+            except (ValueError, AttributeError, TypeError) as error:
+                raise TrainConfigError(
+                    f"{path}: found {error}, expected seconds by stage; take it away to count anew"
+                ) from error
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -225,20 +247,5 @@ class StageWatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
-            write_whole(self._path, lambda partial: partial.write_text(json.dumps(self.seconds)))
-
-
-def _claim(out: Path, values: dict[str, Any], resume: bool) -> None:
-    """Makes `out` this run's; refuses to mix two runs."""
-    stamp = out / "train.yaml"
-    if stamp.is_file():
-        if not resume:
-            raise TrainConfigError(
-                f"{out}: holds an earlier run; give --resume to go on with it, or another --out"
-            )
-        if yaml.safe_load(stamp.read_text()) != values:
-            raise TrainConfigError(f"{out}: its run was started from another training file; see {stamp}")
-    else:
-        if resume:
-            shutil.rmtree(out / "data", ignore_errors=True)
-        stamp.write_text(yaml.safe_dump(values, sort_keys=False))
+            if self._writes:
+                write_whole(self._path, lambda partial: partial.write_text(json.dumps(self.seconds)))

@@ -7,6 +7,7 @@ half-way up, so that the layers above can pass on what it has found; that head i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,25 @@ from twinbrain_ros.brain.preprocess import patchify
 from twinbrain_ros.brain.prompt import PromptBuilder, collate
 from twinbrain_ros.brain.vision import VisionPlans, vision_features
 from twinbrain_ros.sim.tasks import COLOURS
+from twinbrain_ros.training.batch import WHOLE, Share
 from twinbrain_ros.training.dataset import Demonstrations, cells_and_offsets
 from twinbrain_ros.training.loop import LoopConfig, train_loop
 from twinbrain_ros.training.losses import GroundingHead
+from twinbrain_ros.training.processes import mean_over
 from twinbrain_ros.training.questions import KINDS, Question, QuestionMaker
 
 SEEING_WEIGHT = 0.3
 THINGS = [f"{colour} {kind}" for kind in ("block", "plate") for colour in COLOURS]
 HELD_OUT_FRAMES = 1_000  # the last frames of a data set are never trained on
 QUESTIONS_PER_VIEW = 4  # the vision tower looks once for all of them
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A share of the questions of a step."""
+
+    questions: list[Question]
+    share: Share
 
 
 class VlmTeacher:
@@ -58,11 +69,12 @@ class VlmTeacher:
         return next(iter(self.vlm.parameters())).device
 
     def losses_and_hits(
-        self, questions: list[Question], per_view: int = 1
+        self, questions: list[Question], per_view: int = 1, share: Share = WHOLE
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses on answers and on what cells show; per question whether its answer was the likeliest.
 
-        `per_view` questions in a row are about the same view.
+        `per_view` questions in a row are about the same view. Answers differ in length: each of their tokens
+        counts alike in whichever share it is.
         """
         questions = sorted(questions, key=lambda q: q.camera)
         views = questions[::per_view]
@@ -89,7 +101,9 @@ class VlmTeacher:
         slots = batch.image_slots[..., None].expand(-1, -1, hidden.shape[-1])
         things = (t.to(self.device) for t in self._things_in_view(questions))
         seeing = self.head(middle.gather(1, slots), *things)
-        return {"answers": F.cross_entropy(logits, targets), "seeing": SEEING_WEIGHT * seeing}, misses == 0
+        count = mean_over(share, torch.tensor(float(len(targets)), device=self.device))
+        answers = F.cross_entropy(logits, targets, reduction="sum") / count
+        return {"answers": answers, "seeing": SEEING_WEIGHT * seeing}, misses == 0
 
     def _things_in_view(self, questions: list[Question]) -> tuple[Tensor, Tensor]:
         """Cells [B, T] and offsets [B, T, 2] of every colour of block and plate, then of what is asked."""
@@ -113,12 +127,16 @@ class VlmTeacher:
         plan = self.plans(visual, *self.layout.grid(*images.shape[1:3]), len(images), images.device)
         return vision_features(visual, patchify(images, self.layout), plan)[0]
 
-    def questions(self, seed: int, step: int, size: int, rank: int = 0) -> list[Question]:
-        """The questions of a step, `size` of them, a multiple of QUESTIONS_PER_VIEW, for one of the
-        processes."""
-        rng = np.random.default_rng([seed, step, rank] if rank else [seed, step])
-        rows = rng.integers(0, self.data.size - HELD_OUT_FRAMES, size // QUESTIONS_PER_VIEW)
-        return self.maker.draw(rng, rows, QUESTIONS_PER_VIEW)
+    def questions(self, seed: int, step: int, size: int, share: Share = WHOLE) -> Questions:
+        """The `size` questions, a multiple of QUESTIONS_PER_VIEW, of a share of a step's global batch."""
+        rng = np.random.default_rng([seed, step])
+        views = size // QUESTIONS_PER_VIEW * share.count
+        rows = rng.integers(0, self.data.size - HELD_OUT_FRAMES, views)
+        return Questions(self.maker.draw(rng, rows, QUESTIONS_PER_VIEW)[share.of(size)], share)
+
+    def losses(self, drawn: Questions) -> dict[str, Tensor]:
+        """Of a share; their means over all shares are the global batch's."""
+        return self.losses_and_hits(drawn.questions, QUESTIONS_PER_VIEW, drawn.share)[0]
 
     @torch.no_grad()
     def accuracy(self, seed: int = 1, count: int = 1_000) -> dict[str, float]:
@@ -136,7 +154,12 @@ class VlmTeacher:
 
 
 def teach_vlm(
-    tokenizer: Any, data: Demonstrations, twin: TwinBrainConfig, config: LoopConfig, out: Path
+    tokenizer: Any,
+    data: Demonstrations,
+    twin: TwinBrainConfig,
+    config: LoopConfig,
+    out: Path,
+    stoppable: bool = False,
 ) -> tuple[Any, dict[str, float]]:
     """A fresh VLM, taught on questions; returns it with its held-out accuracies."""
     torch.manual_seed(config.seed)
@@ -145,10 +168,11 @@ def teach_vlm(
     train_loop(
         "vlm",
         vlm,
-        lambda questions, step: teacher.losses_and_hits(questions, QUESTIONS_PER_VIEW)[0],
-        lambda step, rank: teacher.questions(config.seed, step, config.batch_size, rank),
+        lambda drawn, step: teacher.losses(drawn),
+        lambda step, share: teacher.questions(config.seed, step, config.batch_size, share),
         config,
         out,
         extra=[teacher.head],
+        stoppable=stoppable,
     )
     return vlm, teacher.accuracy()
