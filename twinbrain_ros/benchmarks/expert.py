@@ -17,7 +17,7 @@ from twinbrain_ros.robot.actions import TOOL_DOWN, euler_to_matrix, matrix_to_eu
 Array = NDArray[np.float64]
 
 _MOST_MOVE_M = 0.05  # per step
-_MOST_TURN_RAD = 0.5
+_MOST_TURN_RAD = 0.25  # so that a turn takes about as long as the way, and is spread over as many steps
 _TRAVEL_M = 0.11  # tool height between places, and of the underside of what is carried less what hangs below
 _LOWEST_TOOL_M = 0.014
 _PAD_OFFSET_M, _CLOSED_M, _TRAVEL_FINGER_M = (
