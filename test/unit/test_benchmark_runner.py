@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +19,7 @@ from twinbrain_ros.benchmarks.actions import codec_for
 from twinbrain_ros.benchmarks.expert import PutOnExpert
 from twinbrain_ros.benchmarks.players import TOOL_RULE, ExpertPlayer, SuiteMismatch
 from twinbrain_ros.benchmarks.process import WorkerError, WorkerMissing, WorkerProcess
+from twinbrain_ros.benchmarks.profile import load_profile
 from twinbrain_ros.benchmarks.runner import Runner
 from twinbrain_ros.benchmarks.trial import Ask, Kicks, Lead, TrialKey, TrialResult, noise_seed, play
 from twinbrain_ros.control.steps import StepExecutor
@@ -365,3 +369,33 @@ def test_the_expert_is_refused_where_no_poses_are_told(tmp_path: Path) -> None:
         expert.answer([Ask({"truth": {}, "state": {}}, 0)])
     with pytest.raises(SuiteMismatch, match="takes joint_groups, expected ee_delta"):
         expert.check({"action": {"kind": "joint_groups"}})
+
+
+# Phases ---------------------------------------------------------------------------------------------
+
+
+def test_how_far_a_trial_came_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(__file__).resolve().parents[2] / "scripts" / "trial_phases.py"
+    spec = importlib.util.spec_from_file_location("trial_phases", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, script.__name__, script)
+    spec.loader.exec_module(script)
+    profile = dataclasses.replace(load_profile("own"), steps=1)
+    expert, key = PutOnExpert(), TrialKey("calm", 0, 0)
+
+    def rule(ask: Ask) -> np.ndarray:
+        return expert.act(ask.observation["state"], ask.observation["truth"])
+
+    def beside(ask: Ask) -> np.ndarray:
+        """The expert, with a thing that is told 2 cm beside where it is."""
+        truth = ask.observation["truth"]
+        told = {**truth, "source_position": truth["source_position"] + np.array([0.0, 0.022, 0.0])}
+        return expert.act(ask.observation["state"], told)
+
+    done = script.trial(PutOn("calm", 60), key, 60, RulePlayer(rule), profile)
+    assert done.came == set(script.PHASES) and done.closing.startswith("closed 0 mm beside")
+    missed = script.trial(PutOn("calm", 60), key, 60, RulePlayer(beside), profile)
+    assert missed.came == {"reached"} and missed.closing.startswith("closed 22 mm beside")
+    never = script.trial(PutOn("calm", 60), key, 60, standing(), profile)
+    assert (never.came, never.closing) == (set(), "never closed")
