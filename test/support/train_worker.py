@@ -27,10 +27,10 @@ STEPS = 10
 OPTIONS = PolicyOptions(PolicyLosses(prefix_steps=3, noise_repeats=2))
 
 
-def loop(processes: int, precision: str = "float32") -> LoopConfig:
+def loop(processes: int, precision: str = "float32", steps: int = STEPS) -> LoopConfig:
     """The same global batch of 8 for any number of processes."""
     return LoopConfig(
-        steps=STEPS,
+        steps=steps,
         batch_size=8 // processes,
         learning_rate=1e-4,
         warmup_steps=2,
@@ -49,6 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--nan", type=int, nargs=2, default=(-1, -1), metavar=("RANK", "STEP"))
     parser.add_argument("--slow", type=float, default=0.0, metavar="SECONDS", help="each step takes longer")
     parser.add_argument(
@@ -64,7 +65,7 @@ def main() -> int:
         if args.trial >= 0:
             rehearsal = Rehearsal(5, lambda step: trial(policy, step, args.trial))
         try:
-            config = loop(own.count, args.precision)
+            config = loop(own.count, args.precision, args.steps)
             train_policy(policy, source(policy), OPTIONS, config, args.out, rehearsal, stoppable=True)
         except (LossNotFinite, ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)

@@ -157,63 +157,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("processes") / "undisturbed"
-    code, said = worker(TORCHRUN, out).end()
-    assert code == 0, said
-    return out
-
-
-def weights(out: Path) -> Tensors:
-    return dict(torch.load(out / "weights.pt"))
-
-
-def test_two_processes_do_bit_for_bit_what_one_does_that_takes_their_shares_in_turn(
-    undisturbed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, found = in_turns(monkeypatch)
-    together = weights(undisturbed)
-    assert all(torch.equal(value, together[name]) for name, value in model.state_dict().items())
-    pairs = zip(*(steps(undisturbed, rank) for rank in (0, 1)), strict=True)
-    assert [(a["flow"] + b["flow"]) / 2 for a, b in pairs] == found
-
-
-def test_two_processes_do_what_one_does_with_the_whole_batch(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not bit for bit: sums over a batch are in another order, and Adam brings what is rounding in a gradient
-    of nothing to full size."""
-    config, found = train_worker.loop(1), []
-    take = Stage.take
-    monkeypatch.setattr(Stage, "take", lambda *a: found.append(take(*a)) or found[-1])
-    policy, start = tiny_policy(), tiny_policy().model.state_dict()
-    train_policy(policy, train_worker.source(policy), train_worker.OPTIONS, config, tmp_path)
-    pairs = zip(*(steps(undisturbed, rank) for rank in (0, 1)), strict=True)
-    means = [(a["flow"] + b["flow"]) / 2 for a, b in pairs]
-    assert means[0] == pytest.approx(found[0]["flow"], rel=1e-6)
-    assert means == pytest.approx([losses["flow"] for losses in found], rel=1e-3)
-    together = weights(undisturbed)
-    apart = moved = 0.0
-    for name, value in policy.model.state_dict().items():
-        apart += float((value - together[name]).square().sum())
-        moved += float((value - start[name]).square().sum())
-    assert moved > 0 and apart < 0.01 * moved
-
-
-def test_one_process_writes_and_the_log_tells_of_all(undisturbed: Path) -> None:
-    names = {path.name for path in undisturbed.iterdir()} - {"steps_0.jsonl", "steps_1.jsonl"}
-    assert names == {"policy.jsonl", "policy.state.pt", "policy.state.before.pt", "tensorboard", "weights.pt"}
-    assert len(list((undisturbed / "tensorboard" / "policy").iterdir())) == 1
-
-
-def test_a_run_through_a_loss_that_is_not_finite_and_a_signal_ends_as_an_undisturbed_one(
-    undisturbed: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
+def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two processes that met a loss that is not finite, then a signal, and went on."""
+    out = tmp_path_factory.mktemp("processes") / "run"
     code, said = worker(TORCHRUN, out, "--nan", "1", "7").end()
     assert code != 0 and len(errors(said)) == 1
     assert errors(said)[0].startswith("error: policy: loss is nan at step 7 in process 1 of 2; {'flow': nan}")
-    assert saved_step(out) == 6  # the last one, of before
+    assert errors(said)[0].endswith("; the state of step 6 is saved, --resume goes on from it")
+    assert saved_step(out) == 6
 
     launch = worker(TORCHRUN, out, "--slow", "0.3")
     launch.until_step(7)
@@ -228,13 +179,54 @@ def test_a_run_through_a_loss_that_is_not_finite_and_a_signal_ends_as_an_undistu
 
     code, said = worker(TORCHRUN, out).end()
     assert code == 0, said
-    found = weights(out)
-    assert all(torch.equal(value, found[name]) for name, value in weights(undisturbed).items())
+    return out
+
+
+def weights(out: Path) -> Tensors:
+    return dict(torch.load(out / "weights.pt"))
+
+
+def test_two_disturbed_processes_do_bit_for_bit_what_one_does_that_takes_their_shares_in_turn(
+    disturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, found = in_turns(monkeypatch)
+    together = weights(disturbed)
+    assert all(torch.equal(value, together[name]) for name, value in model.state_dict().items())
+    seen = [{row["step"]: row["flow"] for row in steps(disturbed, rank)} for rank in (0, 1)]
+    assert [(seen[0][step] + seen[1][step]) / 2 for step in range(train_worker.STEPS)] == found
+
+
+def test_one_process_writes_for_all(disturbed: Path) -> None:
+    names = {path.name for path in disturbed.iterdir()} - {"steps_0.jsonl", "steps_1.jsonl"}
+    assert names == {"policy.jsonl", "policy.state.pt", "policy.state.before.pt", "tensorboard", "weights.pt"}
+    assert len(list((disturbed / "tensorboard" / "policy").iterdir())) == 3  # one for each launch
+
+
+def test_shares_in_turn_are_the_whole_batch_but_for_the_order_of_sums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam brings what is rounding in a gradient of nothing to full size: weights are compared as a whole."""
+    with monkeypatch.context() as patch:
+        model, means = in_turns(patch)
+    found: list[dict[str, float]] = []
+    take = Stage.take
+    monkeypatch.setattr(Stage, "take", lambda *given: found.append(take(*given)) or found[-1])
+    policy, start = tiny_policy(), tiny_policy().model.state_dict()
+    config = train_worker.loop(1)
+    train_policy(policy, train_worker.source(policy), train_worker.OPTIONS, config, tmp_path)
+    assert means[0] == pytest.approx(found[0]["flow"], rel=1e-6)
+    assert means == pytest.approx([row["flow"] for row in found], rel=1e-4)
+    together = model.state_dict()
+    apart = moved = 0.0
+    for name, value in policy.model.state_dict().items():
+        apart += float((value - together[name]).square().sum())
+        moved += float((value - start[name]).square().sum())
+    assert moved > 0 and apart < 0.01 * moved
 
 
 @needs_deepspeed
 def test_zero_trains_as_the_whole_does_and_goes_on_after_a_process_is_killed(
-    undisturbed: Path, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     launch = worker(ZERO, out, "--slow", "0.3")
@@ -242,6 +234,10 @@ def test_zero_trains_as_the_whole_does_and_goes_on_after_a_process_is_killed(
     os.kill(launch.child("1"), signal.SIGKILL)
     code, said = launch.end()
     assert code != 0 and saved_step(out) == 6
+    assert errors(said) == [
+        "error: policy: another process of this run has ended; "
+        "the state of step 6 is saved, --resume goes on from it"
+    ]
     assert sorted(path.name for path in (out / "policy.zero").iterdir()) == ["00000003", "00000006"]
 
     part = out / "policy.zero" / "00000006" / "process_0001.pt"
@@ -255,10 +251,11 @@ def test_zero_trains_as_the_whole_does_and_goes_on_after_a_process_is_killed(
     code, said = worker(ZERO, out, "--trial", "0").end()
     assert code == 0, said
     assert [row["step"] for row in steps(out, 0)][-4:] == [6, 7, 8, 9]
-    whole, shared = steps(undisturbed, 0), {row["step"]: row["flow"] for row in steps(out, 0)}
-    assert all(shared[row["step"]] == pytest.approx(row["flow"], rel=1e-5) for row in whole)
+    model, means = in_turns(monkeypatch)
+    seen = [{row["step"]: row["flow"] for row in steps(out, rank)} for rank in (0, 1)]
+    assert [(seen[0][i] + seen[1][i]) / 2 for i in range(10)] == pytest.approx(means, rel=1e-5)
     found = weights(out)
-    for name, value in weights(undisturbed).items():
+    for name, value in model.state_dict().items():
         if not name.endswith("key.bias"):  # have no gradient but rounding, which Adam brings to full size
             torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0.0, msg=name)
     names = {path.name for path in out.rglob("*") if path.is_file()}
@@ -271,13 +268,13 @@ def test_zero_trains_as_the_whole_does_and_goes_on_after_a_process_is_killed(
         train_policy(policy, train_worker.source(policy), train_worker.OPTIONS, config, out)
 
 
-def test_a_state_of_two_processes_is_refused_by_one(undisturbed: Path) -> None:
+def test_a_state_of_two_processes_is_refused_by_one(disturbed: Path) -> None:
     policy = tiny_policy()
     with pytest.raises(ValueError, match=r"policy\.state\.pt: processes: found a state of 2, expected 1"):
         train_policy(
-            policy, train_worker.source(policy), train_worker.OPTIONS, train_worker.loop(1), undisturbed
+            policy, train_worker.source(policy), train_worker.OPTIONS, train_worker.loop(1), disturbed
         )
-    assert before(undisturbed / "policy.state.pt").is_file()
+    assert before(disturbed / "policy.state.pt").is_file()
 
 
 def test_the_command_trains_in_two_processes_from_a_checkpoint(tmp_path: Path) -> None:

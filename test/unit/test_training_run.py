@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from lerobot_fixtures import Layout, arm_episode, write_dataset
 
@@ -162,3 +163,23 @@ def test_weights_of_the_losses_go_from_checkpoint_to_checkpoint_unless_given(tmp
     given = {**values, "losses": {"step_weights": [1.0] * 8}}
     assert losses_of(policy, build_train_config(given, "file"), tmp_path).step_weights == (1.0,) * 8
     assert losses_of(policy, config, tmp_path / "nothing there") == config.losses
+
+
+def test_what_is_drawn_anew_follows_from_the_seed(tmp_path: Path, dataset: Path) -> None:
+    """Adapters here, heads in the simulator: the same command has the same losses from the first on."""
+    small = ["policy.steps=2", "policy.batch_size=2", "policy.workers=0", "evaluation.every_steps=0"]
+    small += ["dataset_options.held_out_episodes=0", "lora.rank=2", "policy.warmup_steps=1"]
+    train = [
+        "train",
+        "--config",
+        "finetune",
+        "--data",
+        str(dataset),
+        *[f"--set={change}" for change in small],
+    ]
+    trained = []
+    for name in ("first", "second"):
+        assert main([*train, "--out", str(tmp_path / name)]) == 0
+        trained.append(torch.load(tmp_path / name / "policy.state.pt")["trained"])
+    adapters = [name for name in trained[0] if "lora_A" in name]
+    assert adapters and all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])

@@ -16,11 +16,12 @@ import pytest
 import torch
 from torch import nn
 
-from twinbrain_ros.training import folder
+from twinbrain_ros.training import folder, memory
 from twinbrain_ros.training.batch import Share
 from twinbrain_ros.training.config import TrainConfigError
 from twinbrain_ros.training.folder import RunFolder
 from twinbrain_ros.training.loop import LoopConfig, LossNotFinite, Rehearsal, train_loop
+from twinbrain_ros.training.memory import MemoryLacking, TrainingMemory
 from twinbrain_ros.training.processes import Stopped, processes
 from twinbrain_ros.training.run import StageWatch
 from twinbrain_ros.training.state import StateError, before, clear_partial, load_state, write_state
@@ -272,3 +273,35 @@ def test_seconds_that_are_none_are_refused_by_file(tmp_path: Path) -> None:
     ):
         StageWatch(tmp_path / "seconds.json")
     StageWatch(tmp_path / "seconds.json", writes=False)  # of another process
+
+
+# -- memory
+
+
+def test_what_a_process_needs_is_what_its_parts_weigh() -> None:
+    """As of the 4B twin: 4.6 billion parameters are trained, 4.4 billion are frozen."""
+    with torch.device("meta"):
+        module = nn.ModuleList(
+            [nn.Linear(46_000, 100_000, bias=False), nn.Linear(44_000, 100_000, bias=False)]
+        )
+    module[1].requires_grad_(False)
+    plain = TrainingMemory.of(module, module, 1, sharded=False, rounded=True, averaged=False)
+    assert plain.total == 4 * 9_000_000_000 + (4 + 8) * 4_600_000_000
+    shared = TrainingMemory.of(module, module, 8, sharded=True, rounded=True, averaged=True)
+    assert shared.total == 2 * 9_000_000_000 + (2 + 4 + 12 + 4) * 4_600_000_000 // 8
+    assert shared.beginning == 2 * 9_000_000_000 + 4 * 4_600_000_000 + 4 * 4_600_000_000 // 8
+    assert shared.line() == (
+        "each process needs 30.6 GB (weights 18.0 GB, gradients 3.5 GB, optimiser 6.9 GB, averages 2.3 GB), "
+        "and its activations; 38.7 GB while it begins"
+    )
+
+
+def test_a_device_that_lacks_the_memory_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(tmp_path / "fits")
+    assert "fit: each process needs 0 MB (weights 0 MB, gradients 0 MB" in capsys.readouterr().err
+    monkeypatch.setattr(memory, "memory_of", lambda device: (10, 100))
+    with pytest.raises(MemoryLacking, match=r"^fit: cpu: each process needs 0 MB .*; found 0 MB there"):
+        fit(tmp_path / "lacks")
+    assert list((tmp_path / "lacks").iterdir()) == []

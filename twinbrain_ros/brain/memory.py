@@ -46,24 +46,30 @@ class Needs:
 
     def line(self) -> str:
         """For a person, with what the device has."""
-        parts = f"{_gb(self.weights)} of weights in {_name(self.dtype)}, {_gb(self.work)} to work in"
+        parts = (
+            f"{size_text(self.weights)} of weights in {_name(self.dtype)}, {size_text(self.work)} to work in"
+        )
         free, total = memory_of(self.device)
-        has = f"; {_gb(free)} of {_gb(total)} are free" if free is not None and total is not None else ""
-        return f"{describe(self.device)}: needs about {_gb(self.weights + self.work)} ({parts}){has}"
+        has = (
+            f"; {size_text(free)} of {size_text(total)} are free"
+            if free is not None and total is not None
+            else ""
+        )
+        return f"{describe(self.device)}: needs about {size_text(self.weights + self.work)} ({parts}){has}"
 
     def check(self, free: int | None) -> None:
         """Raises CheckpointError where it does not fit into so many bytes: what is needed, and what would
         fit. None: not known."""
         if free is None or self.weights + self.work <= free:
             return
-        working = f" and {_gb(self.work)} to work in" if self.work else ""
+        working = f" and {size_text(self.work)} to work in" if self.work else ""
         message = (
-            f"{self.device}: {self.parameters:,} parameters need {_gb(self.weights)} in "
-            f"{_name(self.dtype)}{working}, {_gb(free)} are free"
+            f"{self.device}: {self.parameters:,} parameters need {size_text(self.weights)} in "
+            f"{_name(self.dtype)}{working}, {size_text(free)} are free"
         )
         if self.dtype.itemsize > 2 and self.parameters * 2 + self.work <= free:
             raise CheckpointError(
-                f"{message}; in bfloat16 they need {_gb(self.parameters * 2)}, which would fit"
+                f"{message}; in bfloat16 they need {size_text(self.parameters * 2)}, which would fit"
             )
         fitting = max(0, free - self.work) // 2
         raise CheckpointError(f"{message}; {fitting:,} parameters in bfloat16 would fit")
@@ -109,7 +115,7 @@ def _work(model: TwinBrain, device: torch.device, dtype: torch.dtype) -> int:
     return values * dtype.itemsize + (LIBRARIES if on_gpu else 0)
 
 
-def _gb(size: int) -> str:
+def size_text(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from twinbrain_ros.training.batch import Share
 from twinbrain_ros.training.loader import batches_from
-from twinbrain_ros.training.processes import Stopped, StopSignals, accelerator, processes
+from twinbrain_ros.training.memory import MemoryLacking, TrainingMemory
+from twinbrain_ros.training.processes import ProcessLost, Stopped, StopSignals, accelerator, processes
 from twinbrain_ros.training.progress import Progress
 from twinbrain_ros.training.state import check_room, not_finite
 from twinbrain_ros.training.store import Store
@@ -128,6 +129,7 @@ class Stage:
         trained_bytes = sum(p.numel() * p.element_size() for p in self.parameters)
         self.processes.first_does(lambda: check_room(out, STATE_COPIES * trained_bytes))
         self.start, rows = self.processes.first_does(self._store.found)
+        memory = self._memory(everything)
         optimizer = torch.optim.AdamW(
             _groups(everything, parts or {}, config),
             lr=0.0,
@@ -139,9 +141,20 @@ class Stage:
             self._store.restore(self.weights, self.start)
         shown = self.processes.is_first and not quiet
         self.progress = Progress(name, out, self.start, config.steps, rows, shown)
+        self.progress.say(memory)
         self._signals = StopSignals()
         self._asked = 0  # the signal that any process was told to end by
         everything.train()
+
+    def _memory(self, everything: nn.Module) -> str:
+        """What it will take, in a line. Raises MemoryLacking, in all processes, where one cannot have it."""
+        config, own = self.config, self.processes
+        rounded, averaged = config.precision == "bfloat16", config.ema_decay > 0
+        needs = TrainingMemory.of(everything, self.module, own.count, own.sharded, rounded, averaged)
+        lacking = own.failures(lambda: needs.check(torch.device(own.device)))
+        if lacking:
+            own.refuse(MemoryLacking(f"{self.name}: {lacking[0]}"))
+        return needs.line()
 
     def _kind(self) -> dict[str, Any]:
         """What a state must agree in with the run that goes on from it: all else would be half taken."""
@@ -176,6 +189,11 @@ class Stage:
                     self._rehearse(rehearsal, self.start)
                 for step in range(self.start, config.steps):
                     self._one(made, step, rehearsal)
+        except RuntimeError as error:
+            if not self.processes.lost(error):
+                raise
+            message = f"{self.name}: another process of this run has ended; {self._kept()}"
+            raise ProcessLost(message) from error
         finally:
             self.progress.close()  # what is said next begins a line
         self.weights.finish()
@@ -207,11 +225,17 @@ class Stage:
 
     def _stop(self, number: int, done: int) -> None:
         why = "its launcher has ended" if number == LAUNCHER_GONE else signal.Signals(number).name
-        text = (
-            f"{self.name}: stopped after step {done} of {self.config.steps} ({why}); the state of step "
-            f"{self._store.last} is saved, --resume goes on from it"
-        )
+        text = f"{self.name}: stopped after step {done} of {self.config.steps} ({why}); {self._kept()}"
         self.processes.refuse(Stopped(text, number))
+
+    def _kept(self) -> str:
+        """What there is to go on from, for messages."""
+        last = self._store.last
+        return (
+            f"the state of step {last} is saved, --resume goes on from it"
+            if last
+            else "no state is saved yet"
+        )
 
     def take(self, batch: Any, step: int) -> dict[str, float]:
         """One step of the optimiser; the losses of the global batch.
@@ -229,7 +253,7 @@ class Stage:
         found = own.gather([asked, float(norm), *(float(value.detach()) for value in values.values())])
         odd = _not_finite(list(values), [row[1:] for row in found], step)
         if odd:
-            own.refuse(LossNotFinite(f"{self.name}: {odd}"))
+            own.refuse(LossNotFinite(f"{self.name}: {odd}; {self._kept()}"))
         self.weights.step(step)
         self._asked = int(max(row[0] for row in found))
         return {key: sum(row[2 + number] for row in found) / own.count for number, key in enumerate(values)}
@@ -253,9 +277,7 @@ class Stage:
         """
         odd = self.processes.failures(lambda: _check_finite(self.weights.values()))
         if odd:
-            self.processes.refuse(
-                LossNotFinite(f"{self.name}: {odd[0]} at step {step}; the state of before is kept")
-            )
+            self.processes.refuse(LossNotFinite(f"{self.name}: {odd[0]} at step {step}; {self._kept()}"))
         failed = self._store.save(self.weights, step, self.progress)
         if failed and step == self.config.steps:
             self.processes.refuse(OSError(failed))

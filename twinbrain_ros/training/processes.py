@@ -43,6 +43,10 @@ class LaunchError(ValueError):
     """Processes that were not started as they should be; names what was found and what is expected."""
 
 
+class ProcessLost(OSError):
+    """Another process of a run has ended while this one waited for it."""
+
+
 class Stopped(KeyboardInterrupt):
     """Training was told to end, and did so between two steps, its state saved; `code`: of the process."""
 
@@ -185,6 +189,11 @@ class Processes:
         found: list[Any] = [None] * self.count
         dist.all_gather_object(found, own, group=self._group)
         return [text for text in found if text]
+
+    def lost(self, error: RuntimeError) -> bool:
+        """Whether an error is that of a process that waits for one that has ended."""
+        said = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+        return self.count > 1 and (isinstance(error, dist.DistError) or any(s in str(error) for s in said))
 
     def refuse(self, error: BaseException) -> NoReturn:
         """Ends all processes, which have all come to the same error; the first one says it."""
