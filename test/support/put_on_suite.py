@@ -110,7 +110,7 @@ class PutOn:
                 "source_position": self.thing, "source_rotation": np.eye(3), "source_size": THING,
                 "target_position": self.mat, "target_rotation": np.eye(3), "target_size": MAT,
                 "source_pixel": pixel(self.thing), "target_pixel": pixel(self.mat),
-                "success": np.array([float(self._over())]),
+                "success": np.array([float(self._over())]), "tool_speed": np.zeros(1),
             },
         }  # fmt: skip
 

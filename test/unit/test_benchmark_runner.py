@@ -133,6 +133,21 @@ def test_an_expert_lets_be_what_is_where_it_belongs() -> None:
     assert suite.position[2] > 0.10 and suite._over()
 
 
+def test_an_expert_that_is_held_up_closes_where_it_has_got_to() -> None:
+    found = PutOn("calm", 60).reset(0, 0)
+    state, truth = found["state"], found["truth"]
+    above = {
+        **state,
+        "position": truth["source_position"] + np.array([0.0, 0.0, 0.018]),
+        "target_position": truth["source_position"],
+    }
+    for speed, wanted in ((0.1, 1.0), (0.0, 0.0)):
+        assert PutOnExpert().act(above, {**truth, "tool_speed": np.array([speed])})[0, -1] == wanted
+    # Standing still where it was told to be, it goes further down.
+    waiting = {**above, "target_position": above["position"]}
+    assert PutOnExpert().act(waiting, {**truth, "tool_speed": np.zeros(1)})[0, -1] == 1.0
+
+
 def test_an_expert_lets_go_at_the_height_of_a_tilted_bottom() -> None:
     found = PutOn("calm", 60).reset(0, 0)
     state, truth = found["state"], found["truth"]

@@ -28,6 +28,8 @@ _PAD_OFFSET_M, _CLOSED_M, _TRAVEL_FINGER_M = (
 _SLOPE = 2.5  # of the funnel: height over horizontal distance
 _ABOVE_M = 0.008  # horizontal distance that counts as above
 _PLACED_M = 0.012
+_STANDING_M_S = 0.02  # the tool stands still
+_REACH_DOWN_M = 0.022  # of the pads below the tool
 _RELEASE_GAP_M = 0.006
 _RELEASE_SLACK_M = 0.004  # the arm comes to rest slowly; nothing is to be waited for
 _HELD_WITHIN_M = 0.03
@@ -40,7 +42,7 @@ class PutOnExpert:
     def act(self, state: Mapping[str, Array], truth: Mapping[str, Array]) -> Array:
         """The next action. Raises KeyError where the suite tells no truth."""
         position, rotation = state["position"], state["rotation"]
-        goal, yaw, gripper = self._goal(position, rotation, float(state["gripper"][0]), truth)
+        goal, yaw, gripper = self._goal(state, truth)
         way = goal - position
         move = way * min(1.0, _MOST_MOVE_M / max(float(np.linalg.norm(way)), 1e-9))
         now = math.atan2(rotation[1, 2], rotation[0, 2])
@@ -48,10 +50,9 @@ class PutOnExpert:
         wanted = euler_to_matrix(np.array([0.0, 0.0, now + turn])) @ TOOL_DOWN
         return np.concatenate([move, matrix_to_euler(wanted @ rotation.T), [gripper]])[None]
 
-    def _goal(
-        self, position: Array, rotation: Array, opening: float, truth: Mapping[str, Array]
-    ) -> tuple[Array, float, float]:
+    def _goal(self, state: Mapping[str, Array], truth: Mapping[str, Array]) -> tuple[Array, float, float]:
         """Where the tool should be, how it should be turned, and the gripper."""
+        position, rotation, opening = state["position"], state["rotation"], float(state["gripper"][0])
         source, target = truth["source_position"], truth["target_position"]
         half = _extents(truth["source_rotation"], truth["source_size"]) / 2
         top = _height_under(source, target, truth["target_rotation"], truth["target_size"])
@@ -77,7 +78,9 @@ class PutOnExpert:
         apart = float(np.hypot(beside[0], beside[1]))
         low = max(source[2], _LOWEST_TOOL_M)
         ready = apart < _ABOVE_M and abs(yaw - now) < 0.15
-        if ready and position[2] < low + 0.008:
+        # A wall of the sink may hold the fingers up: then where they have got to has to do.
+        held_up = truth["tool_speed"][0] < _STANDING_M_S and state["target_position"][2] < low + 0.004
+        if ready and position[2] < low + (_REACH_DOWN_M if held_up else 0.008):
             return np.array([*source[:2], low]), yaw, 0.0
         height = _funnel(
             apart + 0.1 * max(abs(yaw - now) - 0.1, 0.0) + 0.05 * (1 - opening), low, source[2] + _TRAVEL_M

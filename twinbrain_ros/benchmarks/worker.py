@@ -330,6 +330,7 @@ class ManiSkill3:
             "truth": {
                 **self._truth(base, observation["sensor_param"][self.camera]),
                 "success": np.array([float(success)]),
+                "tool_speed": np.array([float(robot.links_map[link].linear_velocity.norm())]),
             },
         }
 
