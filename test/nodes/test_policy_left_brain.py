@@ -10,7 +10,7 @@ from policy_rig import Rig, StandIn
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from twinbrain_ros.nodes.policy_node import PolicyNode
-from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.robot.robot_file import STATE_NAMES, RobotFile
 
 RED, BLUE = "pick up the red block", "pick up the blue block"
 
@@ -54,7 +54,7 @@ def test_a_new_instruction_runs_the_left_brain_at_once(bench: Any, robot: RobotF
 @pytest.mark.parametrize("sends", [True, False])
 def test_the_state_is_given_to_a_policy_that_takes_it(bench: Any, robot: RobotFile, sends: bool) -> None:
     policy = StandIn()
-    policy.sends_state = sends
+    policy.state_names = STATE_NAMES if sends else ()
     rig = Rig(bench, robot, policy)
     rig.told(RED)
     rig.chunk(1)

@@ -28,7 +28,7 @@ class ExpertPolicy(StandInPolicy):
         self.scene: SceneState | None = None
         self._expert: Expert | None = None
 
-    def check_robot(self, robot: RobotFile) -> None:
+    def take_robot(self, robot: RobotFile) -> None:
         self._expert = Expert(robot)
 
     def prompts(self, instruction: str) -> object:

@@ -26,7 +26,7 @@ class StandIn(StandInPolicy):
         self.go = threading.Event()
         self.go.set()
 
-    def check_robot(self, robot: RobotFile) -> None:
+    def take_robot(self, robot: RobotFile) -> None:
         if robot.name != "wx250s":
             raise ValueError(f"robot: checkpoint 'wx250s', robot file {robot.name!r}")
 

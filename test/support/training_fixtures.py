@@ -25,7 +25,7 @@ class RandomSource:
     goals: int = 2
     weights: tuple[float, ...] = (1.0,)
 
-    def statistics(self) -> tuple[Normalizer, Normalizer]:
+    def statistics(self, robot: str | None = None) -> tuple[Normalizer, Normalizer]:
         dims = len(self.config.action.names), len(self.config.state_names)
         return tuple(Normalizer((0.0,) * n, (1.0,) * n) for n in dims)  # type: ignore[return-value]
 

@@ -132,9 +132,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 )
 def test_a_robot_that_does_not_fit_is_refused_with_both_values(changes: dict, message: str) -> None:
     policy = tiny_policy()
-    policy.check_robot(robot())  # type: ignore[arg-type]
+    policy.take_robot(robot())  # type: ignore[arg-type]
     with pytest.raises(CheckpointMismatch, match=message):
-        policy.check_robot(robot(**changes))  # type: ignore[arg-type]
+        policy.take_robot(robot(**changes))  # type: ignore[arg-type]
 
 
 # -- input

@@ -147,8 +147,7 @@ def test_a_trained_policy_goes_on_with_what_it_had_begun_the_nearer_the_more_ste
     state = np.array([0.24, 0.0, 0.2, 0.0, 0.0, 0.0, 1.0])
     raw = policy.act(images, WORDS, state, seed=1)
     guide = Guide(raw, soft_mask(8, 3, 6), 3)
-    units = policy._action_units
-    assert units is not None
+    units = policy.action_units()
 
     def distance(**options: Any) -> float:
         """Mean over noise of how far the frozen steps are from the guide, model units."""

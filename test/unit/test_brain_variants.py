@@ -22,7 +22,7 @@ from twinbrain_ros.training.tokenizer import word_tokenizer
 
 INSTRUCTION = "put the red block on the blue plate"
 STATE = np.linspace(-1.0, 1.0, 7, dtype=np.float32)
-TO_EXPERT: dict[str, Any] = {"state_goes_to": "expert", "right_prompt": "{instruction}"}
+TO_EXPERT: dict[str, Any] = {"right_prompt": "{instruction}"}
 QUERIES: dict[str, Any] = {
     "conditioning": "action_queries",
     "query_tokens": 3,
@@ -141,16 +141,31 @@ def test_a_state_that_goes_to_the_expert_is_in_no_prompt_and_still_matters() -> 
         policy.act(views(), INSTRUCTION, None)
 
 
-def test_a_prompt_that_contradicts_where_the_state_goes_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"right_prompt: .* nowhere, as the state goes to the expert"):
-        config_of(state_goes_to="expert")
-    with pytest.raises(CheckpointError, match=r"right_prompt: .* exactly once"):
-        config_of(right_prompt="{instruction}")
+def test_the_right_prompt_says_where_the_state_goes() -> None:
+    assert config_of().state_goes_to == "right"
+    assert config_of(**TO_EXPERT).state_goes_to == "expert"
+    assert config_of(state_names=(), state_statistics=None, **TO_EXPERT).state_goes_to == "none"
+
+
+def test_a_prompt_that_contradicts_the_state_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"right_prompt: .* nowhere, as there is no state"):
+        config_of(state_names=(), state_statistics=None)
+    with pytest.raises(CheckpointError, match=r"right_prompt: .* at most once"):
+        config_of(right_prompt="<|propri|> {instruction} <|propri|>")
+    with pytest.raises(CheckpointError, match=r"send_state: found false, expected true: <\|propri\|>"):
+        config_of(send_state=False)
+
+
+def test_a_config_that_says_twice_where_the_state_goes_is_still_read() -> None:
+    """As checkpoints of earlier versions do."""
+    for goes_to, changes in (("right_brain", {}), ("expert", TO_EXPERT)):
+        config = config_of(**changes)
+        assert TwinBrainConfig.from_dict(config.to_dict() | {"state_goes_to": goes_to}) == config
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"left_brain": "asleep"}, "left_brain: found 'asleep'"), ({"state_goes_to": "left"}, "state_goes_to")],
+    [({"left_brain": "asleep"}, "left_brain: found 'asleep'"), ({"conditioning": "moods"}, "conditioning")],
 )
 def test_unknown_variants_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):

@@ -12,7 +12,12 @@ import pytest
 import yaml
 from lerobot_fixtures import Episode, Layout, arm_episode, write_dataset
 
-from twinbrain_ros.data.chunk_labels import axis_angle_to_matrix, quaternion_to_matrix, tool_states
+from twinbrain_ros.data.chunk_labels import (
+    ChunkLabels,
+    axis_angle_to_matrix,
+    quaternion_to_matrix,
+    tool_states,
+)
 from twinbrain_ros.data.dataset_file import (
     GripperMap,
     PoseMap,
@@ -212,7 +217,9 @@ def test_a_tool_frame_that_points_otherwise_is_turned(robot: RobotFile) -> None:
     assert state[6] == 0.0  # gripper_closed 1
 
 
-def test_fractal_fits_only_where_another_robot_is_allowed(tmp_path: Path, robot: RobotFile) -> None:
+def test_fractal_fits_its_robot_and_another_only_where_that_is_allowed(
+    tmp_path: Path, robot: RobotFile
+) -> None:
     rng = np.random.default_rng(0)
     states = rng.normal(size=(6, 8)).astype(np.float32)
     written = Episode(states, rng.normal(0, 0.02, (6, 7)).astype(np.float32))
@@ -220,13 +227,19 @@ def test_fractal_fits_only_where_another_robot_is_allowed(tmp_path: Path, robot:
     root = write_dataset(tmp_path / "fractal", [written], layout)
     with pytest.raises(DatasetError, match=r"robot is 'google_robot', expected 'wx250s'"):
         opened(root, robot, "fractal")
-    dataset = opened(root, robot, "fractal", other_robot=True)
-    assert "a frame per step though the robot's period is 0.2 s" in dataset.report()[0]
-    actions, _ = dataset.labels.chunks(np.array([0]), 3)
-    np.testing.assert_array_equal(actions[0, :, :6], written.action[:3, :6])
+    with pytest.raises(DatasetError, match="fps is 3, expected a multiple of 5 Hz"):
+        opened(root, robot, "fractal", other_robot=True)
+    native = tmp_path / "native.yaml"
+    text = Path(load_dataset_file("fractal").source).read_text()
+    native.write_text(text.replace("rate: robot ", "rate: native "))
+    mixed = opened(root, robot, str(native), other_robot=True)
+    assert "a frame per step though the robot's period is 0.2 s" in mixed.report()[0]
+    for dataset in (mixed, opened(root, load_robot("google_robot"), "fractal")):
+        actions, _ = dataset.labels.chunks(np.array([0]), 3)
+        np.testing.assert_array_equal(actions[0, :, :6], written.action[:3, :6])
 
 
-@pytest.mark.parametrize("name", ["bridge", "fractal", "benchmark"])
+@pytest.mark.parametrize("name", ["bridge", "fractal", "libero", "benchmark"])
 def test_shipped_dataset_files_are_sound(name: str) -> None:
     assert load_dataset_file(name).name == name
 
@@ -334,3 +347,34 @@ def test_without_a_dataset_file_the_dataset_must_be_one_of_ours(tmp_path: Path, 
     (root / "meta" / "twinbrain.json").write_text('{"robot": "franka", "action_kind": "tool_target"}')
     with pytest.raises(DatasetError, match=r"robot is 'franka', expected 'wx250s'"):
         check_fits(recorded(root, robot), robot)
+
+
+def test_numbers_of_a_simulators_inputs_become_metres_radians_and_openings() -> None:
+    """LIBERO's: 0.05 m and half a radian per unit, a finger in metres."""
+    libero = load_dataset_file("libero")
+    raw = np.array([[1.0, 0.0, -0.5, 0.0, 0.0, 0.6, 1.0]], dtype=np.float32)
+    state = np.array([[0.4, 0.0, 0.3, 3.1415927, 0.0, 0.0, 0.01, -0.01]], dtype=np.float32)
+    first = np.zeros(1, dtype=np.int64)
+    labels = ChunkLabels(
+        libero, load_robot("libero_panda"), tool_states(state, libero.state), state, raw, first, first
+    )
+    np.testing.assert_allclose(labels.values[0], [0.05, 0.0, -0.025, 0.0, 0.0, 0.3, 1.0], atol=1e-6)
+    assert tool_states(state, libero.state)[0, 6] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gripper": {"invert": False, "threshold": None, "ends": [1.0, 1.0]}}, r"ends.* two different num"),
+        ({"translation_scale": 0.0}, "translation_scale"),
+        ({"turn": "euler_difference"}, "rotation_scale.* none with turn euler_difference"),
+    ],
+)
+def test_units_that_cannot_be_are_refused_by_key(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    document = yaml.safe_load(Path(load_dataset_file("libero").source).read_text())
+    document["action"].update(change)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(DatasetError, match=message):
+        load_dataset_file(str(tmp_path / "mine.yaml"))

@@ -57,6 +57,7 @@ STATES: dict[str, Any] = {
     "conditioning": "hidden_states",
     "query_tokens": 0,
     "right_prompt": STATE_PROMPT,
+    "send_state": True,
 }
 VARIANTS = {
     "queries": QUERIES,

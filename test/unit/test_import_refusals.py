@@ -227,7 +227,7 @@ def test_the_command_says_what_it_made_and_what_to_change(
     printed = capsys.readouterr().out
     assert "action.horizon 8, this checkpoint 12" in printed and "trained without the state" in printed
     assert cli.main([*arguments[:5], "nobody", *arguments[6:]]) == 2
-    assert "shipped robots: franka, wx250s" in capsys.readouterr().err
+    assert "shipped robots: franka, google_robot, libero_panda, wx250s" in capsys.readouterr().err
 
 
 def test_a_thinking_prompt_wraps_the_texts_of_both_brains(tmp_path: Path) -> None:

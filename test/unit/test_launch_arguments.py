@@ -37,7 +37,7 @@ ARGUMENTS = {
         ("dtype", "half", "expected one of '' (empty), float32"),
         ("namespace", "9x", "expected names of letters"),
         ("namespace", "a b", "expected names of letters"),
-        ("robot", "wx260s", "shipped robots: franka, wx250s"),
+        ("robot", "wx260s", "shipped robots: franka, google_robot"),
         ("checkpoint", "/nowhere", "no such directory, expected the directory of a TwinBrain checkpoint"),
         ("checkpoint", "/", "no config.json in it"),
         ("device", "gpu", "expected cpu, cuda or cuda:N"),

@@ -67,7 +67,7 @@ def test_actions_in_robot_units_are_clipped_and_the_gripper_decided_before_they_
     facts = case(name)
     checkpoint = checkpoints["run_raw"]
     policy = TwinBrainPolicy.from_pretrained(checkpoint, views=1)
-    units = policy._known(policy._action_units, "action")
+    units = policy.action_units()
     statistics = json.loads((DATA / "run" / "dataset_statistics.json").read_text())["oxe_bridge"]["action"]
     low, high = np.array(statistics["q01"]), np.array(statistics["q99"])
     clipped = np.clip(facts["expected"], -1, 1)
@@ -90,7 +90,7 @@ def test_a_robots_state_is_scaled_clipped_and_padded(checkpoints: dict[str, Path
     state = np.array([0.1, -0.2, 9.0, 0.0, 0.1, -9.0, 0.0, 0.6])
     expected = np.clip(2 * (state - low) / (high - low) - 1, -1, 1)
     expected[7] = 1.0
-    units = policy._known(policy._state_units, "state")
+    units = policy.state_units()
     np.testing.assert_allclose(units.to_model(torch.from_numpy(state).float()), expected, atol=1e-6)
 
 

@@ -32,7 +32,7 @@ from twinbrain_ros.evaluation.replay_table import replay_table
 from twinbrain_ros.robot.actions import matrix_to_euler
 from twinbrain_ros.robot.chunk import Guide
 from twinbrain_ros.robot.kinematics import Kinematics
-from twinbrain_ros.robot.robot_file import RobotFile, load_robot
+from twinbrain_ros.robot.robot_file import STATE_NAMES, RobotFile, load_robot
 
 Array = NDArray[np.float64]
 Rule = Callable[[float, int, "NDArray[np.float32]"], Array]
@@ -47,7 +47,7 @@ class StandIn:
     """A policy that answers by a rule: of the time since the start [s], the number of the call, the noise."""
 
     name = POLICY
-    sends_state = True
+    state_names = STATE_NAMES
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
@@ -55,7 +55,7 @@ class StandIn:
         self.noises: list[NDArray[np.float32]] = []
         self.guides: list[Guide | None] = []
 
-    def check_robot(self, robot: RobotFile) -> None:
+    def take_robot(self, robot: RobotFile) -> None:
         """Any robot will do."""
 
     def act(

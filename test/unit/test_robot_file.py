@@ -100,7 +100,10 @@ def _set(*keys: str | int, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("arm", "limits", "elbow", "upper", value=1.7), ["arm.limits.elbow.upper", "expected 1.6057"]),
         (_set("frames", "tool", value="hand"), ["'frames.tool' is 'hand'", "a link of wx250s.urdf"]),
         (_set("gripper", "joint", value="thumb"), ["joint 'thumb'", "a joint of wx250s.urdf"]),
-        (_set("gripper", "open_m", value=0.01), ["'gripper.open_m' is 0.01", "more than closed_m, 0.015"]),
+        (
+            _set("gripper", "open_m", value=0.015),
+            ["'gripper.open_m' is 0.015", "another position than closed_m"],
+        ),
         (_set("workspace", "upper", value=[0, 0, 0]), ["'workspace.upper'", "more than lower"]),
         (_set("urdf", value="other.urdf"), ["'urdf'", "does not exist"]),
         (_set("cameras", value=[]), ["'cameras' is []", "at least one camera"]),

@@ -30,7 +30,8 @@ from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 from twinbrain_ros.training import mixture
 from twinbrain_ros.training.batch import PolicyBatch, Share
 from twinbrain_ros.training.loader import batches_from
-from twinbrain_ros.training.mixture import MIXTURE, MixtureEntry, MixtureOptions, MixtureSource
+from twinbrain_ros.training.mixture import MixtureEntry, MixtureOptions, MixtureSource
+from twinbrain_ros.training.mixture_units import MIXTURE
 
 T = 4
 CAMERAS = (CameraInput("front", 0, 0), CameraInput("wrist", 0, 0))
@@ -255,7 +256,7 @@ def test_statistics_are_those_of_what_is_drawn(robot: RobotFile, roots: tuple[Pa
     assert len(actions.mean) == 7 and actions.binary == ()
     scaled, _ = source(robot, (roots[0], 1.0), normalization="q99").statistics()
     assert scaled.clip and scaled.binary == (6,)
-    values = given.statistics_json()
+    values = given.units.to_json()
     assert set(values) == {MIXTURE, "one", "two"}
     assert set(values["one"]) >= {"action", "state"}
 

@@ -183,3 +183,12 @@ def test_what_is_drawn_anew_follows_from_the_seed(tmp_path: Path, dataset: Path)
         trained.append(torch.load(tmp_path / name / "policy.state.pt")["trained"])
     adapters = [name for name in trained[0] if "lora_A" in name]
     assert adapters and all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+def test_a_twin_whose_state_goes_elsewhere_than_the_file_says_is_refused(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, tmp_path / "out", "--set", "state=none", data=dataset)
+    assert "state: found 'right', the training file has 'none'" in said
+    assert "`twinbrain init --state none`" in said
+    assert "expected one of" in refused(capsys, tmp_path / "odd", "--set", "state=left", data=dataset)

@@ -46,9 +46,9 @@ def test_the_brains_stay_and_what_acts_is_fresh(made: Path) -> None:
 
 def test_it_fits_the_robot_and_knows_the_words_but_has_to_be_trained(made: Path) -> None:
     policy, robot = TwinBrainPolicy.from_pretrained(made), load_robot("wx250s_bridge")
-    policy.check_robot(robot, to_act=False)
+    policy.take_robot(robot, to_act=False)
     with pytest.raises(CheckpointError, match="it was never trained"):
-        policy.check_robot(robot)
+        policy.take_robot(robot)
     assert [(c.name, c.width, c.height) for c in policy.config.cameras] == [("front", 128, 96)]
     image = np.zeros((480, 640, 3), np.uint8)
     chunk = policy.act({"front": image}, WORDS, np.zeros(7), normalized=True)

@@ -18,8 +18,10 @@ FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 IMAGE_TOKEN = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 STATE_TOKEN, QUERY_TOKEN = "<|propri|>", "<|action|>"
+STATES = ("right", "expert", "none")  # who takes the state: a brain, the expert or nobody
 PAD_STATE = "pad"  # a dimension of the model's state that no robot has; always 0 (BridgeData)
 QUERIES = "{queries}"  # in a right prompt: where the query tokens stand
+ROBOT = "{robot}"  # in a prompt: where the name of the robot stands that acts
 
 
 class CheckpointError(ValueError):
@@ -161,6 +163,24 @@ class Normalizer:
 
 
 @dataclass(frozen=True)
+class Embodiment:
+    """One of several robots that a twin was trained on: its name, its chunks and its units."""
+
+    robot: str
+    action: ActionConfig
+    action_statistics: Normalizer | None = None
+    state_statistics: Normalizer | None = None
+
+
+def _embodiment(values: dict[str, Any]) -> Embodiment:
+    values = {**values, "action": ActionConfig(**_tuples(values["action"]))}
+    for key in ("action_statistics", "state_statistics"):
+        if values.get(key) is not None:
+            values[key] = Normalizer(**_tuples(values[key]))
+    return Embodiment(**values)
+
+
+@dataclass(frozen=True)
 class TwinBrainConfig:
     """Everything needed to build a TwinBrain policy, apart from its weights and its tokenizer.
 
@@ -177,16 +197,12 @@ class TwinBrainConfig:
     action: ActionConfig
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     state_hidden: int = 128
-    # "hidden_states" (the paper): the state is a token of the right brain, and the expert attends to all its
-    # final hidden states. "action_queries" (the published code): the expert attends to the final states of
-    # `query_tokens` tokens in the prompt, and the state, where there is one, is a token of the expert.
+    # What the expert attends to: all final "hidden_states" of the right brain (the paper), or those of
+    # `query_tokens` tokens in its prompt, "action_queries" (the published code).
     conditioning: str = "hidden_states"
     # "frozen" (the paper). "trained": gradients reach it through what the right brain reads of it, as in the
     # paper's ablation. "none": the right brain is alone; joint layers are layers like the others.
     left_brain: str = "frozen"
-    # Who takes the state with conditioning "hidden_states": the "right_brain" (the paper), or the "expert",
-    # as in a single brain that is shown images and words only; then `right_prompt` has no <|propri|>.
-    state_goes_to: str = "right_brain"
     query_tokens: int = 0
     query_separator: str = " "
     # How many layers of the right brain are run; None: all. The last one's states pass the final norm.
@@ -203,6 +219,7 @@ class TwinBrainConfig:
     left_system: str | None = None
     right_system: str | None = None
     left_prompt: str = "{instruction}"
+    # Where it has <|propri|>, the state is a token of the right brain (the paper); else of the expert.
     right_prompt: str = "state " + STATE_TOKEN + " {instruction}"
     # Rows of the right brain's embedding where its vocabulary was extended; None: as many as the left's.
     right_vocab_size: int | None = None
@@ -215,6 +232,9 @@ class TwinBrainConfig:
     send_state: bool = True
     action_statistics: Normalizer | None = None
     state_statistics: Normalizer | None = None
+    # All robots that it knows, where they are several. `robot`, `action` and the statistics are those of the
+    # one that it acts as.
+    embodiments: tuple[Embodiment, ...] = ()
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.cameras]
@@ -223,7 +243,6 @@ class TwinBrainConfig:
             raise CheckpointError(f"left_cameras: found {unknown}, expected some of {names}")
         _one_of("conditioning", self.conditioning, ("hidden_states", "action_queries"))
         _one_of("left_brain", self.left_brain, ("frozen", "trained", "none"))
-        _one_of("state_goes_to", self.state_goes_to, ("right_brain", "expert"))
         _one_of("left_visibility", self.left_visibility, ("full", "index_causal"))
         self._check_right_prompt()
         if (self.conditioning == "action_queries") != (self.query_tokens > 0):
@@ -231,27 +250,86 @@ class TwinBrainConfig:
                 f"query_tokens: found {self.query_tokens} with conditioning {self.conditioning!r}, "
                 "expected at least 1 with 'action_queries' and 0 with 'hidden_states'"
             )
+        self._check_units("", self.action_statistics, self.state_statistics)
+        self._check_embodiments()
+
+    def _check_units(self, where: str, actions: Normalizer | None, states: Normalizer | None) -> None:
         for key, stats, dims in (
-            ("action_statistics", self.action_statistics, len(self.action.names)),
-            ("state_statistics", self.state_statistics, len(self.state_names)),
+            ("action_statistics", actions, len(self.action.names)),
+            ("state_statistics", states, len(self.state_names)),
         ):
             if stats is not None and len(stats.mean) != dims:
-                raise CheckpointError(f"{key}: found {len(stats.mean)} entries, expected {dims}")
+                raise CheckpointError(f"{where}{key}: found {len(stats.mean)} entries, expected {dims}")
+
+    def _check_embodiments(self) -> None:
+        robots = [embodiment.robot for embodiment in self.embodiments]
+        if not robots:
+            return
+        if len(set(robots)) < len(robots) or self.robot not in robots:
+            raise CheckpointError(
+                f"embodiments: found {robots}, expected {self.robot!r} and others, once each"
+            )
+        for embodiment in self.embodiments:
+            where, theirs = f"embodiments: {embodiment.robot}: ", embodiment.action
+            for key, found, expected in (
+                ("names", list(theirs.names), list(self.action.names)),
+                ("horizon", theirs.horizon, self.action.horizon),
+            ):
+                if found != expected:
+                    raise CheckpointError(
+                        f"{where}action.{key}: found {found}, expected {expected}, as of all"
+                    )
+            self._check_units(where, embodiment.action_statistics, embodiment.state_statistics)
 
     def _check_right_prompt(self) -> None:
         queries = self.conditioning == "action_queries"
-        placeholder = QUERIES if queries else STATE_TOKEN
-        times = 0 if not queries and self.expert_takes_state else 1
-        if self.right_prompt.count(placeholder) != times:
-            raise CheckpointError(
-                f"right_prompt: found {self.right_prompt!r}, expected {placeholder} "
-                + ("exactly once" if times else "nowhere, as the state goes to the expert")
-            )
+        for placeholder, allowed in (
+            (QUERIES, (1,) if queries else (0,)),
+            (STATE_TOKEN, (0, 1) if self.state_names else (0,)),
+        ):
+            if self.right_prompt.count(placeholder) not in allowed:
+                times = "exactly once" if allowed == (1,) else "at most once" if 1 in allowed else "nowhere"
+                why = "" if placeholder == QUERIES or self.state_names else ", as there is no state"
+                raise CheckpointError(
+                    f"right_prompt: found {self.right_prompt!r}, expected {placeholder} {times}{why}"
+                )
+        if self.state_goes_to == "right" and not self.send_state:
+            raise CheckpointError(f"send_state: found false, expected true: {STATE_TOKEN} is in right_prompt")
+
+    @property
+    def state_goes_to(self) -> str:
+        """Who takes the state: the "right" brain (the paper), the "expert" (the published code) or "none"."""
+        if not self.state_names:
+            return "none"
+        return "right" if STATE_TOKEN in self.right_prompt else "expert"
 
     @property
     def expert_takes_state(self) -> bool:
         """Whether the state is a token of the expert rather than of the right brain."""
-        return self.conditioning == "action_queries" or self.state_goes_to == "expert"
+        return self.state_goes_to == "expert"
+
+    @property
+    def takes_state(self) -> bool:
+        """Whether the policy is to be given a state at all."""
+        return bool(self.state_names) and self.send_state
+
+    @property
+    def robots(self) -> tuple[str, ...]:
+        """The robots that it knows."""
+        return tuple(embodiment.robot for embodiment in self.known_embodiments)
+
+    @property
+    def known_embodiments(self) -> tuple[Embodiment, ...]:
+        """All that it knows, also where it is one."""
+        own = Embodiment(self.robot, self.action, self.action_statistics, self.state_statistics)
+        return self.embodiments or (own,)
+
+    def as_robot(self, name: str) -> TwinBrainConfig:
+        """The same policy, acting as another robot that it knows. Raises CheckpointMismatch naming those."""
+        for embodiment in self.known_embodiments:
+            if embodiment.robot == name:
+                return dataclasses.replace(self, **vars(embodiment))
+        raise CheckpointMismatch(f"robot: found {name!r}, the checkpoint knows {list(self.robots)}")
 
     @property
     def robot_state_names(self) -> tuple[str, ...]:
@@ -288,6 +366,8 @@ class TwinBrainConfig:
     def from_dict(cls, values: dict[str, Any]) -> TwinBrainConfig:
         """Builds a config from JSON data; names missing and unknown keys."""
         known = {f.name: f for f in dataclasses.fields(cls)}
+        # Where the state goes stands in the right prompt; earlier files say it a second time.
+        values = {key: value for key, value in values.items() if key != "state_goes_to"}
         unknown = sorted(set(values) - set(known))
         missing = sorted(
             n
@@ -303,7 +383,7 @@ class TwinBrainConfig:
             data["cameras"] = tuple(CameraInput(**_tuples(c)) for c in data["cameras"])
             data["left_cameras"] = tuple(data["left_cameras"])
             data["state_names"] = tuple(data["state_names"])
-            data["action"] = ActionConfig(**{**data["action"], "names": tuple(data["action"]["names"])})
+            data["action"] = ActionConfig(**_tuples(data["action"]))
             if "expert" in data:
                 data["expert"] = ExpertConfig(**data["expert"])
             for key in ("image_mean", "image_std", "pixel_limits"):
@@ -312,6 +392,7 @@ class TwinBrainConfig:
             for key in ("action_statistics", "state_statistics"):
                 if data.get(key) is not None:
                     data[key] = Normalizer(**_tuples(data[key]))
+            data["embodiments"] = tuple(_embodiment(e) for e in data.get("embodiments", ()))
         except (TypeError, KeyError) as error:
             raise CheckpointError(f"config: {error}") from error
         return cls(**data)

@@ -111,6 +111,10 @@ class TwinEngine:
         self._prepared.move_to_end(key)
         return self._prepared[key]
 
+    def forget_prompts(self) -> None:
+        """What was prepared is prepared anew: the same instruction has another prompt from now on."""
+        self._prepared.clear()
+
     def _follow_weights(self) -> None:
         """Forgets what was computed from other weights: a policy may act between steps of its training."""
         found = (self._watched[0].data_ptr(), sum(p._version for p in self._watched))

@@ -111,7 +111,7 @@ def _condition(
         with model.left_gradients():
             left = _stream(model, model.left, images, seen, prompts[0])
     right = _stream(model, model.right, images, views, prompts[1])
-    if encoded is not None and not config.expert_takes_state:
+    if encoded is not None and config.state_goes_to == "right":
         rows = torch.arange(len(right.x), device=right.x.device)
         right.x = right.x.index_put((rows, prompts[1].state_slots), encoded.to(right.x.dtype))
     hidden = _joint_layers(model, left, right)

@@ -18,15 +18,16 @@ from twinbrain_ros.brain.config import (
     PAD_STATE,
     QUERIES,
     QUERY_TOKEN,
+    ROBOT,
     CameraInput,
     CheckpointError,
     CheckpointMismatch,
-    Normalizer,
     TwinBrainConfig,
 )
 from twinbrain_ros.brain.devices import find_device
 from twinbrain_ros.brain.engine import Size, TwinEngine, View, view_of
 from twinbrain_ros.brain.fingerprint import checkpoint_name
+from twinbrain_ros.brain.fitting import check_fits
 from twinbrain_ros.brain.memory import memory_told
 from twinbrain_ros.brain.preprocess import check_image
 from twinbrain_ros.brain.prompt import (
@@ -76,17 +77,22 @@ class TwinBrainPolicy:
         self.guidance = MOST_GUIDANCE
         self.left_age_s = 0.0  # how much older the left brain's images were than the last chunk's [s]
         self._left: tuple[Any, float, LeftMemory] | None = None
-        self._action_units = _units(config.action_statistics, self.device)
-        self._state_units = _units(config.state_statistics, self.device)
+        self._units = {
+            known.robot: tuple(
+                None if statistics is None else Units(statistics, self.device)
+                for statistics in (known.action_statistics, known.state_statistics)
+            )
+            for known in config.known_embodiments
+        }
         self._roles = role_tokens(tokenizer)
         self._grids = lru_cache(maxsize=KEPT_PROMPTS)(self._builders)
         # An instruction stands for many chunks: tokenise it once.
         self._prompts = lru_cache(maxsize=KEPT_PROMPTS)(self._build_prompts)
 
     @property
-    def sends_state(self) -> bool:
-        """Whether a robot's state is to be given to `act`."""
-        return self.config.send_state
+    def state_names(self) -> tuple[str, ...]:
+        """The state that `act` is to be given, in this order; () for none."""
+        return self.config.robot_state_names if self.config.takes_state else ()
 
     # -- views
 
@@ -115,37 +121,68 @@ class TwinBrainPolicy:
             PromptBuilder(self.tokenizer, list(grids.values()), first, config.right_system),
         )
 
-    def prompts(self, instruction: str, sizes: tuple[Size, ...] | None = None) -> tuple[Prompt, Prompt]:
+    def prompts(
+        self, instruction: str, sizes: tuple[Size, ...] | None = None, robot: str | None = None
+    ) -> tuple[Prompt, Prompt]:
         """Left and right prompt of an instruction. Raises InstructionError for what it cannot read.
 
         sizes: height and width of each camera's image as the brains see it, where the checkpoint leaves it
-        open.
+        open; robot: that is named in it, None: the one that the policy acts as.
         """
-        return self._prompts(check_instruction(instruction), sizes or self._nominal_sizes())
+        text, sizes = check_instruction(instruction), sizes or self._nominal_sizes()
+        return self._prompts(text, sizes, robot or self.config.robot)
 
-    def _build_prompts(self, text: str, sizes: tuple[Size, ...]) -> tuple[Prompt, Prompt]:
+    def _build_prompts(self, text: str, sizes: tuple[Size, ...], robot: str) -> tuple[Prompt, Prompt]:
         left, right = self._grids(sizes)
         left.check_words(text, self._roles)
-        return left.build(self._text(self.config.left_prompt, text)), right.build(
-            self._text(self.config.right_prompt, text)
+        return left.build(self._text(self.config.left_prompt, text, robot)), right.build(
+            self._text(self.config.right_prompt, text, robot)
         )
 
-    def _text(self, template: str, instruction: str) -> str:
+    def _text(self, template: str, instruction: str, robot: str) -> str:
         queries = self.config.query_separator.join([QUERY_TOKEN] * self.config.query_tokens)
         # The instruction last: what it holds is not for us to replace.
-        return template.replace(QUERIES, queries).strip().replace("{instruction}", instruction)
+        template = template.replace(QUERIES, queries).replace(ROBOT, robot).strip()
+        return template.replace("{instruction}", instruction)
 
     def collate(self, prompts: Sequence[Prompt]) -> PromptBatch:
         return collate(prompts, self.tokenizer.pad_token_id or 0, self.engine.bucket).to(self.device)
 
-    def standardize(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """States [B, S] and actions [B, T, A] in robot units, as the model's own units."""
-        return self._known(self._state_units, "state").to_model(state), self._known(
-            self._action_units, "action"
-        ).to_model(actions)
+    def standardize(
+        self, state: Tensor, actions: Tensor, robots: Sequence[str] | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        """States [N, S] and actions [B, T, A] in robot units, as the model's own; None for no state.
 
-    @staticmethod
-    def _known(units: Units | None, what: str) -> Units:
+        robots: of each of the B samples, B / N in a row of a state; None: the one that the policy acts as.
+        """
+        takes = self.config.takes_state
+        if robots is None:
+            given = self.state_units().to_model(state) if takes else None
+            return given, self.action_units().to_model(actions)
+        states, chunks = torch.empty_like(state), torch.empty_like(actions)
+        for robot in dict.fromkeys(robots):
+            mine = torch.tensor([name == robot for name in robots], device=actions.device)
+            chunks[mine] = self.action_units(robot).to_model(actions[mine])
+            if takes:
+                frames = mine[:: len(robots) // len(state)]
+                states[frames] = self.state_units(robot).to_model(state[frames])
+        return states if takes else None, chunks
+
+    def action_units(self, robot: str | None = None) -> Units:
+        """Between a robot's actions and the model's; None: of the one that it acts as. Raises CheckpointError
+        if there are none, or the robot is not known."""
+        return self._known_units(0, robot)
+
+    def state_units(self, robot: str | None = None) -> Units:
+        """As `action_units`, of its state."""
+        return self._known_units(1, robot)
+
+    def _known_units(self, which: int, robot: str | None) -> Units:
+        what = ("action", "state")[which]
+        found = self._units.get(robot or self.config.robot)
+        if found is None:
+            raise CheckpointMismatch(f"robot: found {robot!r}, the checkpoint knows {list(self._units)}")
+        units = found[which]
         if units is None:
             raise CheckpointError(
                 f"config: {what}_statistics are missing: this checkpoint knows normalised units only, "
@@ -155,30 +192,21 @@ class TwinBrainPolicy:
 
     # -- acting
 
-    def check_robot(self, robot: RobotFile, to_act: bool = True) -> None:
-        """Refuses a robot file that this checkpoint was not made for, naming every difference; to_act: also a
-        checkpoint that was never trained."""
-        own, theirs = self.config, robot.action
-        cameras = {c.name for c in robot.cameras}
-        pairs: list[tuple[str, Any, Any]] = [
-            ("robot", own.robot, robot.name),
-            ("action space", own.action.space, theirs.space),
-            ("action composition", own.action.composition, theirs.composition),
-            ("action names", list(own.action.names), list(theirs.names)),
-            ("action horizon", own.action.horizon, theirs.horizon),
-            ("action period_s", own.action.period_s, theirs.period_s),
-            ("state names", list(own.robot_state_names), list(robot.observation.state_names)),
-        ]
-        wrong = [f"{what}: checkpoint {a!r}, robot file {b!r}" for what, a, b in pairs if a != b]
-        if to_act and own.action_statistics is None:
-            wrong.append("statistics: checkpoint has none, it was never trained")
-        missing = [c.name for c in own.cameras if c.name not in cameras]
-        if missing:
-            wrong.append(f"cameras: checkpoint needs {missing}, robot file has {sorted(cameras)}")
-        if wrong:
-            raise CheckpointMismatch(
-                f"checkpoint does not fit robot file {robot.name!r}: " + "; ".join(wrong)
-            )
+    def act_as(self, robot: str) -> None:
+        """Acts as a robot from here on, in its units. Raises CheckpointMismatch naming those it knows."""
+        self.config = self.model.config = self.config.as_robot(robot)
+        self._left = None
+        self.engine.forget_prompts()  # the robot may be named in them
+
+    def take_robot(self, robot: RobotFile, to_act: bool = True) -> None:
+        """Acts as the robot of a robot file from here on.
+
+        Refuses one that this checkpoint was not made for, naming every difference; to_act: also a checkpoint
+        that was never trained.
+        """
+        check_fits(self.config, robot, to_act)
+        if robot.name != self.config.robot:
+            self.act_as(robot.name)
 
     def act(
         self,
@@ -194,12 +222,12 @@ class TwinBrainPolicy:
     ) -> np.ndarray:
         """One action chunk [horizon, dims], float64, robot units.
 
-        images: per camera uint8 [H, W, 3] RGB of any size; state [dims] in robot units, None for a policy
-        that goes without; noise: float32 [horizon, dims], the flow's start (default: `noise_for(seed, ...)`);
-        normalized: state and actions in the model's own units; stamp_s: time of the observation [s], from
-        which `left_period_s` is counted; guide: what the chunk has to agree with (real-time chunking), in the
-        same units as the actions. Raises InstructionError for the text and ValueError for images, state,
-        noise or a guide of the wrong shape or kind.
+        images: per camera uint8 [H, W, 3] RGB of any size; state: `state_names` in robot units, None for a
+        policy that goes without; noise: float32 [horizon, dims], the flow's start (default:
+        `noise_for(seed, ...)`); normalized: state and actions in the model's own units; stamp_s: time of the
+        observation [s], from which `left_period_s` is counted; guide: what the chunk has to agree with
+        (real-time chunking), in the same units as the actions. Raises InstructionError for the text and
+        ValueError for images, state, noise or a guide of the wrong shape or kind.
         """
         shape = (self.config.action.horizon, len(self.config.action.names))
         noise = noise_for(seed, *shape) if noise is None else np.asarray(noise, dtype=np.float32)
@@ -222,9 +250,12 @@ class TwinBrainPolicy:
         """A robot's state [dims] as [1, S], with zeros where the model has a dimension more."""
         names, config = self.config.robot_state_names, self.config
         if state is None:
-            if config.conditioning == "action_queries":
+            # An expert that goes without leaves the token out, as the published code does.
+            if not names or (config.conditioning == "action_queries" and config.state_goes_to == "expert"):
                 return None
             raise ValueError(f"state: found none, expected {len(names)} values {list(names)}")
+        if not names:
+            raise ValueError(f"state: found {np.shape(state)}, expected none: the checkpoint goes without")
         state = np.asarray(state, dtype=np.float32)
         if state.shape == (len(names),) != (len(config.state_names),):
             padded = np.zeros(len(config.state_names), np.float32)
@@ -265,7 +296,7 @@ class TwinBrainPolicy:
             if states is not None:
                 state = self._sent(states.astype(np.float32))
                 if not normalized:
-                    state = self._known(self._state_units, "state").to_model(state)
+                    state = self.state_units().to_model(state)
             start = self._sent(noise)
             target = None if guide is None else self._target(guide, normalized)
             memory = self._remembered(key, stamp_s)
@@ -277,7 +308,7 @@ class TwinBrainPolicy:
             else:
                 chunk = self.engine.chunk_towards(pixels, prepared, memory, state, start, target)
             if not normalized:
-                chunk = self._known(self._action_units, "action").to_robot(chunk)
+                chunk = self.action_units().to_robot(chunk)
             return chunk.double().cpu().numpy()
 
     def _sent(self, array: np.ndarray) -> Tensor:
@@ -293,7 +324,7 @@ class TwinBrainPolicy:
         guide.validate(self.config.action.horizon, len(self.config.action.names))
         actions = self._sent(np.asarray(guide.actions, dtype=np.float32))
         if not normalized:
-            actions = self._known(self._action_units, "action").to_model(actions)
+            actions = self.action_units().to_model(actions)
         weights = self._sent(np.asarray(guide.weights, dtype=np.float32))
         return Target(actions[None], weights, guide.frozen, self.guidance)
 
@@ -328,8 +359,8 @@ class TwinBrainPolicy:
             c.name: np.zeros((1, *sizes.get(c.name, (c.height or factor, c.width or factor)), 3), np.uint8)
             for c in self.config.cameras
         }
-        dims = len(self.config.state_names)
-        state = np.zeros((1, dims), np.float32) if dims and self.config.send_state else None
+        takes, dims = self.config.takes_state, len(self.config.state_names)
+        state = np.zeros((1, dims), np.float32) if takes else None
         noise = np.zeros((1, self.model.expert.horizon, self.model.expert.dims), np.float32)
         views = [self._view(c, *images[c.name].shape[1:3]) for c in self.config.cameras]
         last = tuple(v.steps[-1] for v in views)
@@ -350,8 +381,8 @@ class TwinBrainPolicy:
         """Prompts of a text that need not be an instruction."""
         left, right = self._grids(sizes)
         return (
-            self.collate([left.build(self._text(self.config.left_prompt, text))]),
-            self.collate([right.build(self._text(self.config.right_prompt, text))]),
+            self.collate([left.build(self._text(self.config.left_prompt, text, self.config.robot))]),
+            self.collate([right.build(self._text(self.config.right_prompt, text, self.config.robot))]),
         )
 
     # -- files
@@ -413,7 +444,3 @@ def _blank_guide(noise: np.ndarray) -> Guide:
     weights = np.zeros(len(noise))
     weights[0] = 1.0
     return Guide(np.zeros(noise.shape), weights, 1)
-
-
-def _units(statistics: Normalizer | None, device: torch.device) -> Units | None:
-    return None if statistics is None else Units(statistics, device)

@@ -169,8 +169,8 @@ class TwinBrain(nn.Module):
         `ExpertConfig.reads` "layer_wise" so many for each of the C cross blocks, [B, C * (L_right or K), H]:
         the last block's (the final ones) first, then those of the others in their order.
 
-        images: per camera uint8 [N, H, W, 3]; state: [N, state dims] in model units, which only the paper's
-        conditioning needs here. Each of the N observations serves B / N prompts in a row: several
+        images: per camera uint8 [N, H, W, 3]; state: [N, state dims] in model units, needed here only where
+        the right brain takes it. Each of the N observations serves B / N prompts in a row: several
         instructions share the work of the vision towers. `memory` may be given where the left brain already
         ran.
         """
@@ -190,8 +190,8 @@ class TwinBrain(nn.Module):
         """The right decoder on image features [N, n, H], reading what the left one remembers."""
         side = prepared.right
         token = None
-        if not self.config.expert_takes_state and self.state_encoder is not None:
-            assert state is not None, "the paper's conditioning has a state token in the right brain"
+        if self.config.state_goes_to == "right":
+            assert state is not None and self.state_encoder is not None, "the right brain has a state token"
             token = _for_each_prompt(self.state_encoder(state.to(features.dtype)), side)
         x = decoder.fill(side, _for_each_prompt(features, side), token)
         extra = [_for_each_prompt(e, side) for e in deepstack]

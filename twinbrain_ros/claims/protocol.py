@@ -46,7 +46,6 @@ class Variant:
         return dataclasses.replace(
             twin,
             left_brain=self.left_brain,
-            state_goes_to=self.state_goes_to,
             right_prompt=prompt,
             interaction_interval=self.interaction_interval,
             expert=dataclasses.replace(twin.expert, reads=self.expert_reads),

@@ -88,6 +88,7 @@ def describe_config(config: TwinBrainConfig) -> dict[str, Any]:
             "bytes": {"float32": 4 * total, "bfloat16": 2 * total},
         },
         "robot": config.robot,
+        "robots": list(config.robots),
         "cameras": [{k: v for k, v in asdict(c).items() if v is not None} for c in config.cameras],
         "left_brain_cameras": list(config.left_cameras),
         "state": list(config.state_names),
@@ -104,6 +105,7 @@ def describe_config(config: TwinBrainConfig) -> dict[str, Any]:
             "conditioning": config.conditioning,
             "expert_reads": config.expert.reads,
             "expert_takes_state": config.expert_takes_state,
+            "state_goes_to": config.state_goes_to,
             "query_tokens": config.query_tokens,
             "interaction_interval": config.interaction_interval,
             "left_visibility": config.left_visibility,
@@ -152,7 +154,12 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{brain['interaction_interval']}, left visibility {brain['left_visibility']}",
         ),
         ("condition", condition),
-        ("robot", facts["robot"]),
+        (
+            "robot",
+            facts["robot"]
+            if len(facts["robots"]) == 1
+            else f"{facts['robot']}; knows {', '.join(facts['robots'])}",
+        ),
         ("cameras", f"{cameras}; {sees}"),
         (
             "state",

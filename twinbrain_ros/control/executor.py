@@ -290,7 +290,7 @@ class ChunkExecutor:
         running, gripper = self._running, self._robot.gripper
         assert running is not None
         first, running.started = not running.started, True
-        finger_m = min(max(running.finger(time_ns), gripper.closed_m), gripper.open_m)
+        finger_m = gripper.clipped(running.finger(time_ns))
         return finger_m, Judged(running.chunk, running.verdict) if first else None
 
 

@@ -42,6 +42,8 @@ def _rotation(values: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
 
 def opening(values: np.ndarray, gripper: GripperMap) -> np.ndarray:
     """Openings, 0 closed to 1 open, of a dataset's gripper numbers [..]."""
+    closed, opened = gripper.ends
+    values = values if gripper.ends == (0.0, 1.0) else (values - closed) / (opened - closed)
     values = 1.0 - values if gripper.invert else values
     return values if gripper.threshold is None else (values > gripper.threshold).astype(values.dtype)
 
@@ -164,6 +166,8 @@ def _deltas(raw: Floats, action: ActionMap, euler: Floats | None) -> Floats:
     """Recorded deltas [N, 7] with their rotations as turns about fixed axes; euler: the state's, [N, 3]."""
     out = raw[:, [action.dims.index(name) for name in EE_DELTA_NAMES]].astype(np.float32)
     out[:, 6] = opening(out[:, 6], action.gripper)
+    out[:, :3] *= action.translation_scale
+    out[:, 3:6] *= action.rotation_scale
     if action.turn == "euler":
         return out
     for start in range(0, len(out), BLOCK):

@@ -34,7 +34,7 @@ from twinbrain_ros.data.dataset_file import (
 from twinbrain_ros.data.dataset_video import VideoError, feature
 from twinbrain_ros.data.dataset_writer import write_tables
 from twinbrain_ros.data.recorded import robot_of
-from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.robot.robot_file import STATE_NAMES, RobotFile
 
 LEAST_FREE_BYTES = 200_000_000
 
@@ -139,7 +139,7 @@ def _all_parts(
 
 def _features(robot: RobotFile, fps: int) -> dict[str, Any]:
     joints = [*robot.arm_joints, "gripper"]
-    state = list(robot.observation.state_names)
+    state = list(STATE_NAMES)
     action = joints if written_kind(robot) == "joint_target" else state
     vectors = {STATE: state, JOINTS: joints, ACTION: action}
     found: dict[str, Any] = {

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from twinbrain_ros.data.dataset_findings import DatasetError
+from twinbrain_ros.data.lerobot_reader import read_info
 from twinbrain_ros.resources import find_config, shipped_configs
 from twinbrain_ros.robot.robot_file import EE_DELTA_NAMES, STATE_NAMES, RobotFile
 from twinbrain_ros.robot.strict import StrictMapping
@@ -31,6 +32,7 @@ RATES = ("robot", "native")
 _POSITION = ("x", "y", "z")
 _ROTATIONS = (("roll", "pitch", "yaw"), ("qx", "qy", "qz", "qw"), ("rx", "ry", "rz"))
 THING_DIMS = ("u", "v", "x", "y", "z", "yaw")
+_SCALES = ("translation_scale", "rotation_scale")
 _PAD = "pad"  # dimensions whose name starts so are not used
 
 
@@ -38,11 +40,13 @@ _PAD = "pad"  # dimensions whose name starts so are not used
 class GripperMap:
     """How the gripper's number becomes an opening, 0 closed to 1 open.
 
-    invert: 1 means closed; threshold: what is above is open, all else closed; None: as it is.
+    ends: the number when it is closed, and when it is open; invert: then 1 means closed; threshold: what is
+    above is open, all else closed; None: as it is.
     """
 
     invert: bool = False
     threshold: float | None = None
+    ends: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class ActionMap:
     kind: "tool_target", the pose (`pose`) where the tool is to be at the end of the frame's period;
     "tool_delta", a step in base axes from the target before, dims as of the action space ee_delta;
     "joint_target", the joints at the end of the frame's period, dims as of joint_position.
+    translation_scale, rotation_scale (tool_delta): metres and radians per unit of its numbers.
     turn (tool_delta): its rotation as "euler", a turn about fixed axes applied from the left; "axis_angle",
     the same turn as a rotation vector; "euler_difference", what has to be added to the state's roll, pitch,
     yaw.
@@ -87,6 +92,16 @@ class ActionMap:
     turn: str = "euler"
     pose: PoseMap | None = None
     gripper: GripperMap = GripperMap()
+    translation_scale: float = 1.0
+    rotation_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class JointMap:
+    """Arm joints [rad] among the numbers of a feature; dims: the robot file's names, others are left out."""
+
+    key: str
+    dims: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +112,8 @@ class DatasetFile:
     anything.
     rate: "robot" holds the steps of a chunk to the robot file's period; "native" takes each frame for one
     step.
-    cameras: image feature per camera of the robot file; intervention, success: features, None: it has none.
+    cameras: image feature per camera of the robot file; joints, intervention, success: features, None: it
+    has none.
     things: features of what an instruction names, each u, v, x, y, z, yaw: where its middle is in the first
     camera's image (0 to 1 across and down) and in the base frame [m], and how it is turned about z [rad], the
     same after half a turn. Only a simulator tells; brains learn to see by it (`grounding_weight`).
@@ -115,10 +131,12 @@ class DatasetFile:
     intervention: str | None
     success: str | None
     things: tuple[str, ...] = ()
+    joints: JointMap | None = None
 
     def feature_keys(self) -> tuple[str, ...]:
         """Of the numbers, without images."""
-        keys = (self.state_key, self.action.key, self.intervention, self.success, *self.things)
+        joints = None if self.joints is None else self.joints.key
+        keys = (self.state_key, self.action.key, joints, self.intervention, self.success, *self.things)
         return tuple(dict.fromkeys(k for k in keys if k is not None))
 
 
@@ -145,7 +163,7 @@ def load_dataset_file(name_or_path: str) -> DatasetFile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: not readable as YAML: {error}") from error
     keys = ("name", "robot", "fps", "rate", "cameras", "state", "action", "intervention", "success", "things")
-    top = StrictMapping(document, str(path), keys, error=DatasetError)
+    top = StrictMapping(document, str(path), keys, error=DatasetError, optional=("joints",))
     state = top.mapping("state", ("key", "dims", "relative_to", "tool_turn", "gripper"))
     return DatasetFile(
         name=top.text("name"),
@@ -160,7 +178,15 @@ def load_dataset_file(name_or_path: str) -> DatasetFile:
         intervention=_optional(top, "intervention"),
         success=_optional(top, "success"),
         things=top.texts("things") if top.raw("things") else (),
+        joints=_joints(top),
     )
+
+
+def _joints(top: StrictMapping) -> JointMap | None:
+    if not top.has("joints"):
+        return None
+    source = top.mapping("joints", ("key", "dims"))
+    return JointMap(source.text("key"), source.texts("dims"))
 
 
 def _cameras(top: StrictMapping) -> Mapping[str, str]:
@@ -178,11 +204,15 @@ def _optional(top: StrictMapping, key: str) -> str | None:
 
 
 def _gripper(source: StrictMapping) -> GripperMap:
-    values = source.mapping("gripper", ("invert", "threshold"))
+    values = source.mapping("gripper", ("invert", "threshold"), optional=("ends",))
     invert = values.raw("invert")
     if not isinstance(invert, bool):
         raise values.fail("invert", invert, "true or false")
-    return GripperMap(invert, None if values.raw("threshold") is None else values.number("threshold"))
+    ends = values.numbers("ends", 2) if values.has("ends") else (0.0, 1.0)
+    if ends[0] == ends[1]:
+        raise values.fail("ends", list(ends), "two different numbers: closed, open")
+    threshold = None if values.raw("threshold") is None else values.number("threshold")
+    return GripperMap(invert, threshold, (ends[0], ends[1]))
 
 
 def _pose(source: StrictMapping) -> PoseMap:
@@ -202,9 +232,10 @@ def _action(top: StrictMapping) -> ActionMap:
     found = top.raw("action")
     kind = found.get("kind") if isinstance(found, Mapping) else None
     own = {"tool_target": ("relative_to", "tool_turn"), "tool_delta": ("turn",), "joint_target": ()}
+    scales = _SCALES if kind == "tool_delta" else ()
     # The keys of an action depend on its kind; for one that is not known the message is about the kind.
     source = (
-        top.mapping("action", ("key", "kind", "dims", "gripper", *own.get(str(kind), ())))
+        top.mapping("action", ("key", "kind", "dims", "gripper", *own.get(str(kind), ())), scales)
         if kind in KINDS
         else None
     )
@@ -216,7 +247,12 @@ def _action(top: StrictMapping) -> ActionMap:
     if kind == "tool_delta" and set(dims) - {d for d in dims if d.startswith(_PAD)} != set(EE_DELTA_NAMES):
         raise source.fail("dims", list(dims), f"{', '.join(EE_DELTA_NAMES)}; others named pad..")
     turn = source.text("turn", TURNS) if kind == "tool_delta" else "euler"
-    return ActionMap(key, str(kind), dims, turn, gripper=gripper)
+    units = [
+        source.number(name, 1e-6, 1e6) if name in scales and source.has(name) else 1.0 for name in _SCALES
+    ]
+    if turn == "euler_difference" and units[1] != 1.0:
+        raise source.fail("rotation_scale", units[1], "none with turn euler_difference")
+    return ActionMap(key, str(kind), dims, turn, None, gripper, *units)
 
 
 def recorded(root: Path, robot: RobotFile) -> DatasetFile:
@@ -240,6 +276,7 @@ def recorded(root: Path, robot: RobotFile) -> DatasetFile:
     kind = values["action_kind"]
     if kind not in ("tool_target", "joint_target"):
         raise DatasetError(f"{path}: action_kind is {kind!r}, expected tool_target or joint_target")
+    features = read_info(root).features
     pose = PoseMap(STATE_NAMES)
     dims = STATE_NAMES if kind == "tool_target" else (*robot.arm_joints, "gripper")
     return DatasetFile(
@@ -254,6 +291,7 @@ def recorded(root: Path, robot: RobotFile) -> DatasetFile:
         action=ActionMap(ACTION, kind, dims, pose=pose if kind == "tool_target" else None),
         intervention=INTERVENTION,
         success=SUCCESS,
+        joints=JointMap(JOINTS, (*robot.arm_joints, "gripper")) if JOINTS in features else None,
     )
 
 

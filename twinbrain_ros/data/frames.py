@@ -18,6 +18,7 @@ from twinbrain_ros.robot.actions import tool_state
 from twinbrain_ros.robot.joint_part import JointPart, joint_names, listed, never_told
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.robot.state import pick_state
 
 __all__ = [
     "FrameBuilder",
@@ -54,6 +55,7 @@ class Observation:
         arm_positions: [J] measured arm joints in robot-file order [rad].
         gripper_opening: 0 closed to 1 open.
         state: [7] proprioceptive state: tool position [m], orientation (roll, pitch, yaw) [rad], opening.
+        arm_joints: names of the arm's joints.
     """
 
     stamp_ns: int
@@ -65,6 +67,11 @@ class Observation:
     joint_stamp_ns: int
     joint_stamps_ns: tuple[int, ...] = ()
     unstamped: frozenset[str] = frozenset()
+    arm_joints: tuple[str, ...] = ()
+
+    def named_state(self, names: Sequence[str]) -> NDArray[np.float64] | None:
+        """The state of these names [S] (`robot.state.pick_state`); None for none."""
+        return pick_state(names, self.state, self.arm_positions, self.arm_joints) if names else None
 
     def image_digests(self) -> dict[str, int]:
         """By camera what an image without a stamp is found again by; 0: its stamp."""
@@ -310,6 +317,7 @@ class FrameBuilder:
             joint_stamp_ns=joints.stamp_ns,
             joint_stamps_ns=joints.stamps_ns if len(set(joints.stamps_ns)) > 1 else (),
             unstamped=frozenset(name for name, image in chosen.items() if not image.header_ns),
+            arm_joints=self._robot.arm_joints,
         )
 
     def look(self, cameras: Sequence[str], now_ns: int) -> Look | NotReady:

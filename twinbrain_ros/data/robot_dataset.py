@@ -14,7 +14,7 @@ from twinbrain_ros.data.dataset_file import THING_DIMS, DatasetFile, check_fits
 from twinbrain_ros.data.dataset_findings import DatasetError, Findings
 from twinbrain_ros.data.lerobot_frames import BadFrame, FrameReader, Image, VideoSpan, video_span
 from twinbrain_ros.data.lerobot_reader import LeRobotDataset, open_dataset, read_info
-from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.robot.robot_file import STATE_NAMES, RobotFile
 
 _log = logging.getLogger(__name__)
 # Rates are whole numbers in many info.json, periods are rounded in robot files.
@@ -51,7 +51,6 @@ class RobotDataset:
         file, root = choice.file, choice.root
         # Not the robot file itself: it cannot be pickled, and this is handed to worker processes.
         self.name, self.root, self.file, self.action = root.name, root, file, robot.action
-        self.state_names = robot.observation.state_names
         self.cameras = tuple(cameras)
         check_fits(file, robot, choice.other_robot)
         missing = [name for name in cameras if name not in file.cameras]
@@ -80,6 +79,7 @@ class RobotDataset:
     def _check_dims(self) -> None:
         file, info = self.file, self.tables.info
         wanted = [(file.state_key, len(file.state.dims)), (file.action.key, len(file.action.dims))]
+        wanted += [(file.joints.key, len(file.joints.dims))] if file.joints else []
         wanted += [(key, 1) for key in (file.intervention, file.success) if key is not None]
         wanted += [(key, len(THING_DIMS)) for key in file.things]
         for key, dims in wanted:
@@ -126,7 +126,8 @@ class RobotDataset:
         """What leaves an episode out: always with its name and a count."""
         tables, file = self.tables, self.file
         good = {}
-        for key in (file.state_key, file.action.key):
+        joints = (file.joints.key,) if file.joints else ()
+        for key in (file.state_key, file.action.key, *joints):
             good[key] = np.isfinite(tables.columns[key]).all(axis=1)
         tasks = tables.columns["task_index"]
         unknown = sorted(set(np.unique(tasks).tolist()) - set(tables.tasks))
@@ -177,8 +178,9 @@ class RobotDataset:
         last = first + tables.lengths[self.episode_of] - 1
         raw_state = tables.columns[file.state_key].astype(np.float32, copy=False)
         raw_action = tables.columns[file.action.key].astype(np.float32, copy=False)
-        self.states = tool_states(raw_state, file.state)
-        self.labels = ChunkLabels(file, robot, self.states, raw_state, raw_action, first, last, self.stride)
+        tool = tool_states(raw_state, file.state)
+        self.labels = ChunkLabels(file, robot, tool, raw_state, raw_action, first, last, self.stride)
+        self._know_states(robot, tool)
         usable = self.labels.usable()
         corrected = usable & self._before_takeovers(round(before_takeover_s * tables.info.fps))
         usable &= ~corrected
@@ -189,6 +191,17 @@ class RobotDataset:
         member[:] = False
         member[self.held_out_episodes] = True
         self.held_out_rows = np.flatnonzero(usable & member[self.episode_of])
+
+    def _know_states(self, robot: RobotFile, tool: np.ndarray) -> None:
+        """states: [rows, S] of all frames, what is known of `state_names`: the tool's seven, then joints."""
+        self.states, self.state_names = tool, STATE_NAMES
+        joints = self.file.joints
+        if joints is None:
+            return
+        names = tuple(name for name in robot.arm_joints if name in joints.dims)
+        columns = [joints.dims.index(name) for name in names]
+        values = self.tables.columns[joints.key][:, columns].astype(np.float32)
+        self.states, self.state_names = np.hstack([tool, values]), (*STATE_NAMES, *names)
 
     def _before_takeovers(self, count: int) -> np.ndarray:
         """bool [rows]: among the last so many frames of an episode before a person takes over in it."""

@@ -21,6 +21,7 @@ import numpy as np
 
 from twinbrain_ros.brain.config import Normalizer
 from twinbrain_ros.data.robot_dataset import RobotDataset
+from twinbrain_ros.robot.robot_file import STATE_NAMES
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +158,9 @@ def combined(parts: Sequence[Statistics], weights: Sequence[float]) -> Statistic
         high=np.max([parts[i].high for i in used], axis=0),
         mean=np.asarray(mean),
         std=np.sqrt(square),
-        quantiles=np.stack([_weighted_quantiles(column, shares) for column in points.T], axis=1),
+        quantiles=np.stack([_weighted_quantiles(column, shares) for column in points.T], axis=1)
+        if points.shape[1]
+        else points[: len(TABLE)],
     )
 
 
@@ -243,6 +246,8 @@ def _cache_paths(dataset: RobotDataset, horizon: int) -> list[Path]:
     digest.update((dataset.root / "meta" / "info.json").read_bytes())
     # The source is only where the mapping was read from.
     mapping = {k: v for k, v in vars(dataset.file).items() if k != "source"}
+    if dataset.state_names == STATE_NAMES:
+        del mapping["joints"]  # which is none of the older caches' concern
     chosen = (_FORMAT, mapping, action.space, action.composition, horizon, dataset.stride)
     digest.update(repr(chosen).encode())
     digest.update(np.asarray(dataset.train_rows).tobytes())

@@ -46,11 +46,12 @@ class ReplayedPolicy(Protocol):
     name: str
 
     @property
-    def sends_state(self) -> bool:
-        """Whether `act` is to be given the state."""
+    def state_names(self) -> tuple[str, ...]:
+        """The state that `act` is to be given, in this order; () for none."""
 
-    def check_robot(self, robot: RobotFile) -> None:
-        """Raises ValueError, naming both values, if the policy was not made for this robot."""
+    def take_robot(self, robot: RobotFile) -> None:
+        """Acts as this robot from here on. Raises ValueError, naming both values, if it was not made for
+        it."""
 
     def act(
         self,
@@ -211,11 +212,11 @@ def replay(
         seed: of the noise where none is recorded; counts up from observation to observation.
         on_observation: called after each.
     Raises:
-        ValueError: the policy was not made for the bag's robot (`check_robot`).
+        ValueError: the policy was not made for the bag's robot (`take_robot`).
         BagError: the bag turns out to be damaged.
     """
     robot = frames.robot
-    policy.check_robot(robot)
+    policy.take_robot(robot)
     if every_s is None and not expected_observations(frames, None):
         every_s = robot.action.execution_steps * robot.action.period_s
     return _Replaying(frames, kinematics, policy, every_s, instruction, seed).run(on_observation)
@@ -304,7 +305,7 @@ class _Replaying:
             found = self._policy.act(
                 seen.images,
                 words,
-                seen.state if self._policy.sends_state else None,
+                seen.named_state(self._policy.state_names),
                 noise=noise_for(noise_seed, action.horizon, len(action.names)),
                 stamp_s=seen.stamp_ns / NS_PER_S,
                 guide=guide,

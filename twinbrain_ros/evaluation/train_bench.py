@@ -67,7 +67,7 @@ class RandomScenes:
     def __init__(self, config: TwinBrainConfig) -> None:
         self.config = config
 
-    def statistics(self) -> tuple[Normalizer, Normalizer]:
+    def statistics(self, robot: str | None = None) -> tuple[Normalizer, Normalizer]:
         dims = len(self.config.action.names), len(self.config.state_names)
         actions, states = (Normalizer((0.0,) * n, (1.0,) * n) for n in dims)
         return actions, states

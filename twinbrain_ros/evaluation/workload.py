@@ -89,17 +89,16 @@ def random_workload(model: TwinBrain, seed: int = 0) -> Workload:
         view_of(c, RAW_HEIGHT, RAW_WIDTH, model.layout, config.pixel_limits) for c in config.cameras
     )
     grids = {view.name: model.layout.merged_grid(*view.steps[-1]) for view in views}
-    dims = len(config.state_names)
-    stated = dims > 0 and (config.conditioning == "hidden_states" or config.send_state)
+    state = torch.randn(1, len(config.state_names), generator=rng).to(device) if config.takes_state else None
     noise = torch.randn(1, config.action.horizon, len(config.action.names), generator=rng)
     return Workload(
         {name: image.to(device) for name, image in raw.items()},
         views,
-        torch.randn(1, dims, generator=rng).to(device) if stated else None,
+        state,
         noise.to(device),
         (
             _prompt(config, [grids[n] for n in config.left_cameras], LEFT_WORDS, rng),
-            _prompt(config, list(grids.values()), RIGHT_WORDS, rng, config.query_tokens, stated),
+            _prompt(config, list(grids.values()), RIGHT_WORDS, rng, right=True),
         ),
     )
 
@@ -109,16 +108,16 @@ def _prompt(
     grids: Sequence[tuple[int, int]],
     words: int,
     rng: torch.Generator,
-    queries: int = 0,
-    stated: bool = False,
+    right: bool = False,
 ) -> Prompt:
     """Random words around images of these merged grids, with slots as the config's prompts have them."""
+    queries = config.query_tokens if right else 0
     vlm = config.vlm_config()
     image_id, vocabulary = vlm.image_token_id, vlm.get_text_config().vocab_size
     images = [kind for rows, cols in grids for kind in (_TEXT, *[_IMAGE] * (rows * cols), _TEXT)]
     free = max(2, words - HEAD_WORDS - TAIL_WORDS - 2 * queries)
     text = [_TEXT] * free + [_QUERY, _TEXT] * queries
-    if stated and config.conditioning == "hidden_states":
+    if right and config.state_goes_to == "right":
         text[1] = _STATE
     content = images + text if config.images_first else text + images
     kinds = torch.tensor([_TEXT] * HEAD_WORDS + content + [_TEXT] * TAIL_WORDS)

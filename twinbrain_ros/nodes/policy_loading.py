@@ -97,7 +97,7 @@ class Loading:
             ValueError: it cannot be loaded, or was not made for this robot.
         """
         policy = self._load(*self._wanted, self._on_progress, self._say)
-        policy.check_robot(robot)
+        policy.take_robot(robot)
         for name, value in settings.items():
             setattr(policy, name, value)
         self._stage, self._share = f"warming up {policy.name}", 0.0

@@ -38,11 +38,12 @@ class Policy(Protocol):
     left_age_s: float
 
     @property
-    def sends_state(self) -> bool:
-        """Whether `act` is to be given the state."""
+    def state_names(self) -> tuple[str, ...]:
+        """The state that `act` is to be given, in this order; () for none."""
 
-    def check_robot(self, robot: RobotFile) -> None:
-        """Raises ValueError, naming both values, if the policy was not made for this robot."""
+    def take_robot(self, robot: RobotFile) -> None:
+        """Acts as this robot from here on. Raises ValueError, naming both values, if it was not made for
+        it."""
 
     def warm_up(self, sizes: Mapping[str, tuple[int, int]] | None = None, guided: bool = False) -> None:
         """Makes the first real call as quick as the later ones; sizes: cameras' height and width [pixels];
@@ -159,7 +160,7 @@ class PolicyWorker:
                 actions = self._policy.act(
                     seen.images,
                     request.instruction,
-                    seen.state if self._policy.sends_state else None,
+                    seen.named_state(self._policy.state_names),
                     noise=noise,
                     stamp_s=seen.stamp_ns / NS_PER_S,
                     **guided,

@@ -33,7 +33,7 @@ GRIPPER_KEYS = ("joint", "mimic", "closed_m", "open_m", "force_n")
 STATES = (MEASURED, COMMANDED) = ("measured", "commanded")  # what tells where a gripper is
 COMMANDED_JOINT_STATES = "commanded_joint_states"
 SMALLEST = 1e-3  # of a velocity, acceleration or jerk limit: with 0 a joint could never move, or never stop
-STATE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+STATE_NAMES: tuple[str, ...] = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 
 class RobotFileError(ValueError):
@@ -54,8 +54,9 @@ class JointLimit:
 
 @dataclass(frozen=True)
 class Gripper:
-    """A gripper moved by one finger joint [m] that a second one mirrors; ``force_n`` bounds its servo [N].
+    """A gripper moved by one finger joint that a second one mirrors; ``force_n`` bounds its servo [N].
 
+    Positions are in m, or in rad where the fingers turn; they may grow as it opens, or as it closes.
     ``commanded``: no driver measures it, so that it is taken to be where it was told to be.
     """
 
@@ -65,6 +66,11 @@ class Gripper:
     open_m: float
     force_n: float
     commanded: bool = False
+
+    def clipped(self, finger_m: float) -> float:
+        """Return the nearest finger position that is between closed and open."""
+        ends = self.closed_m, self.open_m
+        return min(max(finger_m, min(ends)), max(ends))
 
     def opening(self, finger_m: float) -> float:
         """Return the opening, 0 closed to 1 open, of a finger position [m]; a measurement: not clipped."""
@@ -133,7 +139,8 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class ObservationSpec:
-    """The proprioceptive state; how old [s] and how far apart [s] the parts of an observation may be."""
+    """What a policy may be given as a state, of STATE_NAMES and the arm's joints; how old [s] and how far
+    apart [s] the parts of an observation may be."""
 
     state_names: tuple[str, ...]
     max_age_s: float
@@ -241,9 +248,12 @@ def _robot(document: Any, path: Path) -> RobotFile:
     finger_home_m = read_finger(fingers, "home", (gripper.closed_m, gripper.open_m))
     ranges = {name: (limit.lower + margin, limit.upper - margin) for name, limit in limits.items()}
     observation = top.mapping("observation", ("state_names", "max_age_s", "max_skew_s"))
-    state_names = observation.texts("state_names")
-    if state_names != STATE_NAMES:
-        raise observation.fail("state_names", list(state_names), str(list(STATE_NAMES)))
+    state_names = observation.texts("state_names") if observation.raw("state_names") != [] else ()
+    known_states = (*STATE_NAMES, *joints)
+    if not set(state_names) <= set(known_states):
+        raise observation.fail(
+            "state_names", list(state_names), f"some of {list(known_states)}, or [] for none"
+        )
     return RobotFile(
         name=top.text("name"),
         path=path,
@@ -323,8 +333,8 @@ def _home(arm: StrictMapping, joints: tuple[str, ...], limits: Mapping[str, Join
 def _gripper(source: StrictMapping) -> Gripper:
     closed_m = source.number("closed_m")
     open_m = source.number("open_m")
-    if open_m <= closed_m:
-        raise source.fail("open_m", open_m, f"more than closed_m, {closed_m:g}")
+    if open_m == closed_m:
+        raise source.fail("open_m", open_m, f"another position than closed_m, {closed_m:g}")
     force_n = source.number("force_n", 0.0)
     commanded = source.has("state") and source.text("state", STATES) == COMMANDED
     if commanded and not source.has("home"):

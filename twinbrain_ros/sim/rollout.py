@@ -6,7 +6,7 @@ chunk (late by an injected latency) into the controller, and its commands to the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from twinbrain_ros.robot.actions import tool_state
 from twinbrain_ros.robot.chunk import ActionChunk, Guide
 from twinbrain_ros.robot.kinematics import Kinematics
 from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.robot.state import pick_state
 from twinbrain_ros.sim.expert import Expert
 from twinbrain_ros.sim.lockstep import Driver, LockStepArm, Watcher
 from twinbrain_ros.sim.scene import Scene
@@ -40,6 +41,7 @@ class SimObservation:
         arm_positions: [6], rad.
         gripper_opening: 0 closed to 1 open.
         state: [7], the proprioceptive state.
+        arm_joints: names of the joints.
         scene: the truth.
         guide: what the chunk is asked to agree with, with strategy real_time.
     """
@@ -49,8 +51,13 @@ class SimObservation:
     arm_positions: np.ndarray
     gripper_opening: float
     state: np.ndarray
+    arm_joints: tuple[str, ...]
     scene: SceneState
     guide: Guide | None = None
+
+    def named_state(self, names: Sequence[str]) -> np.ndarray | None:
+        """As of a live observation."""
+        return pick_state(names, self.state, self.arm_positions, self.arm_joints) if names else None
 
 
 Policy = Callable[[SimObservation, str], np.ndarray]
@@ -129,6 +136,7 @@ class Rollout:
             arm_positions=sim.arm_positions,
             gripper_opening=scene.gripper_opening,
             state=tool_state(scene.tool_position, scene.tool_rotation, scene.gripper_opening),
+            arm_joints=self.robot.arm_joints,
             scene=scene,
         )
 
@@ -206,7 +214,7 @@ def acting(policy: Any, told: str = "") -> Policy:
         data: np.ndarray = policy.act(
             observation.images,
             told or instruction,
-            observation.state,
+            observation.named_state(policy.state_names),
             seed=observation.stamp_ns // 1_000_000,
             guide=observation.guide,
         )

@@ -132,7 +132,7 @@ class TabletopSim:
     def set_gripper_target(self, finger_m: float) -> None:
         """Set the position target [m] of the finger servo; clipped into its range."""
         gripper = self.robot.gripper
-        self.data.ctrl[self._finger_servo] = min(max(float(finger_m), gripper.closed_m), gripper.open_m)
+        self.data.ctrl[self._finger_servo] = gripper.clipped(float(finger_m))
 
     def step(self, duration_s: float) -> None:
         """Advance by ``duration_s``, in whole timesteps; what does not fill one is kept for the next call."""

@@ -31,7 +31,8 @@ class PolicyBatch:
     images: per camera uint8 RGB [N, H, W, 3] of the size that the brains see; instructions: B; state [N, S]
     and actions [B, T, A] float32 in robot units; known: bool [B, T], False for steps past an episode's end;
     weights: float32 [B], how much each sample counts; keys: int64 [B], the same number for the same frame
-    with the same instruction, whenever it is drawn again.
+    with the same instruction, whenever it is drawn again; robots: B, the name of each sample's, None where
+    there is one robot.
     """
 
     images: dict[str, Tensor]
@@ -42,6 +43,7 @@ class PolicyBatch:
     weights: Tensor
     keys: np.ndarray
     grounding: Grounding | None = None
+    robots: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class Source(Protocol):
     that is picked up again goes on with the data that it would have seen.
     """
 
-    def statistics(self) -> tuple[Normalizer, Normalizer]:
-        """Of actions and of states, in robot units."""
+    def statistics(self, robot: str | None = None) -> tuple[Normalizer, Normalizer]:
+        """Of a robot's actions and states, in its units; None: of the one that is trained for."""
 
     def batch(self, seed: int, step: int, size: int, share: Share = WHOLE) -> PolicyBatch:
         """The `size` samples of a share; the step's global batch has `size` times `share.count`."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from twinbrain_ros.brain.config import ActionConfig, CameraInput, ExpertConfig, TwinBrainConfig
+from twinbrain_ros.brain.config import STATES, ActionConfig, CameraInput, ExpertConfig, TwinBrainConfig
 from twinbrain_ros.data.dataset_findings import DatasetError
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.training.dataset import GOALS_PER_FRAME
@@ -72,13 +72,15 @@ class TrainConfig:
 
     Data: either `data`, demonstrations generated in the simulator, or `datasets`. The policy begins as the
     checkpoint `start`, or, without, as a twin of a VLM that is built (`model`) and taught (`vlm`) from
-    nothing, which takes demonstrations. losses, lora, left_cache_gb, recompute: see
+    nothing, which takes demonstrations. state: who has to take the state in `start`, "right" (brain),
+    "expert" or "none"; "": whoever does. losses, lora, left_cache_gb, recompute: see
     `training.policy.PolicyOptions`.
     """
 
     robot: str
     policy: LoopConfig
     start: str = ""
+    state: str = ""
     model: ModelConfig | None = None
     vlm: LoopConfig | None = None
     checkpoint_seed: int = 0
@@ -92,6 +94,8 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
+        if self.state not in ("", *STATES):
+            raise TrainConfigError(f"state: found {self.state!r}, expected one of {list(STATES)}, or nothing")
         if (self.data is None) == (not self.datasets):
             found = "both" if self.datasets else "neither"
             raise TrainConfigError(f"data, datasets: found {found}, expected one of them")

@@ -38,7 +38,7 @@ class Demonstrations:
         self.cameras, self.cell_px = cameras, cell_px
         self.size = len(self.arrays["state"])
 
-    def statistics(self) -> tuple[Normalizer, Normalizer]:
+    def statistics(self, robot: str | None = None) -> tuple[Normalizer, Normalizer]:
         """Per-dimension mean and deviation of actions (all labels) and of states."""
         labels = self.arrays["labels"].reshape(-1, self.arrays["labels"].shape[-1])
         return _normalizer(labels), _normalizer(self.arrays["state"])

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +20,14 @@ from twinbrain_ros.data.dataset_findings import DatasetError
 from twinbrain_ros.data.lerobot_frames import BadFrame, Image
 from twinbrain_ros.data.robot_dataset import DatasetChoice, RobotDataset
 from twinbrain_ros.data.seen_frames import SeenFrames, open_seen
-from twinbrain_ros.data.statistics import (
-    METHODS,
-    Statistics,
-    combined,
-    dataset_statistics,
-    normalizer,
-    to_json,
-)
-from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.data.statistics import METHODS, dataset_statistics
+from twinbrain_ros.robot.robot_file import STATE_NAMES, RobotFile, load_robot
 from twinbrain_ros.training.batch import WHOLE, Grounding, PolicyBatch, Share
 from twinbrain_ros.training.dataset import aims, cells_and_offsets
+from twinbrain_ros.training.mixture_units import MixtureUnits
 
 _log = logging.getLogger(__name__)
 
-MIXTURE = "mixture"  # key of a mixture's own statistics
 # A frame that cannot be decoded is replaced by another. More than this share of what a process has drawn is a
 # broken dataset, not a broken frame; so many are allowed in any case, or the first one would always be too
 # much.
@@ -51,12 +43,14 @@ class MixtureEntry:
     """A dataset and how often it is drawn from, against the weights of the others, whatever its size.
 
     path: its directory; mapping: a dataset file or the name of a shipped one, "" for a dataset that
-    `twinbrain convert` wrote; skip_broken, other_robot: see `DatasetChoice`.
+    `twinbrain convert` wrote; robot: a robot file or the name of a shipped one, whose actions, units and rate
+    these are, "" for the one that is trained for; skip_broken, other_robot: see `DatasetChoice`.
     """
 
     path: str
     weight: float = 1.0
     mapping: str = ""
+    robot: str = ""
     skip_broken: bool = False
     other_robot: bool = False
 
@@ -100,12 +94,12 @@ class MixtureSource:
     """A `training.batch.Source`. Files are opened when they are first read, in each process for itself.
 
     Args:
-        entries: at least one dataset.
-        robot: everything is brought into its action space and state.
+        entries: at least one dataset of the robot.
+        robot: everything is brought into its action space, but for entries that name a robot of their own.
         cameras: those that the policy sees, and the sizes it sees them at; 0: as they are.
         horizon: steps of a chunk.
         options: what is drawn and how it is normalised.
-        state_names: of the policy's state, where it has more than the robot's (`PAD_STATE`, always 0).
+        state_names: of the policy's state, () for none; it may hold `PAD_STATE`, always 0. None: the robot's.
         layout, pixel_limits: of the policy; with them images are brought to sizes that fit the vision tower,
             as the live policy does it.
 
@@ -126,19 +120,27 @@ class MixtureSource:
     ) -> None:
         self.options = options or MixtureOptions()
         self.cameras, self.horizon = tuple(cameras), horizon
-        self._action_names, self._robot_states = robot.action.names, robot.observation.state_names
-        self.state_names = tuple(state_names or robot.observation.state_names)
+        self._action_names = robot.action.names
+        self.state_names = robot.observation.state_names if state_names is None else tuple(state_names)
         self._layout, self._limits = layout, pixel_limits
         shares = np.array([entry.weight for entry in entries], dtype=np.float64)
         if not len(entries) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.sum() > 0:
             raise DatasetError(
                 f"datasets: weights are {shares.tolist()}, expected numbers of 0 or more, not all 0"
             )
-        known = [*robot.observation.state_names, PAD_STATE]
-        if not set(self.state_names) <= set(known):
-            raise DatasetError(f"state: the policy's is {list(self.state_names)}, expected some of {known}")
         self.weights = shares / shares.sum()
-        self.datasets = [self._open(entry, robot) for entry in entries]
+        others = {entry.robot: load_robot(entry.robot) for entry in entries if entry.robot}
+        robots = [others.get(entry.robot, robot) for entry in entries]
+        _check_robots([robot, *others.values()], horizon)
+        # Not the robot files themselves: they cannot be pickled, and this is handed to worker processes.
+        self.robot, self._robot_of = robot.name, [known.name for known in robots]
+        self.actions = {known.name: known.action for known in (robot, *robots)}
+        if robot.name not in self._robot_of:
+            raise DatasetError(
+                f"datasets: found those of {sorted(set(self._robot_of))}, expected one of {robot.name!r}, "
+                "which is trained for"
+            )
+        self.datasets = [self._open(entry, own) for entry, own in zip(entries, robots, strict=True)]
         names = [dataset.name for dataset in self.datasets]
         if len(set(names)) != len(names):
             raise DatasetError(f"datasets: directories are called {names}, expected different names")
@@ -162,7 +164,15 @@ class MixtureSource:
             entry.other_robot,
             self.options.before_takeover_s,
         )
-        return RobotDataset(choice, robot, [camera.name for camera in self.cameras])
+        dataset = RobotDataset(choice, robot, [camera.name for camera in self.cameras])
+        known = {*robot.observation.state_names, PAD_STATE} & {*dataset.state_names, PAD_STATE}
+        lacking = [name for name in self.state_names if name not in known]
+        if lacking:
+            raise DatasetError(
+                f"{root}: state {lacking}: the policy's is {list(self.state_names)}, expected some of "
+                f"{sorted(known)}, which dataset and robot file {robot.name!r} have"
+            )
+        return dataset
 
     def _check_sizes(self) -> None:
         """Images of a batch must come to the same size, and one that the vision tower takes."""
@@ -198,31 +208,15 @@ class MixtureSource:
             return view_of(camera, height, width, self._layout, self._limits)
         return View(camera.name, ((camera.height or height, camera.width or width),))
 
-    # -- statistics
+    @property
+    def units(self) -> MixtureUnits:
+        """Its statistics, robot by robot."""
+        return MixtureUnits(self.datasets, self.weights, self._robot_of, self._statistics, self.state_names)
 
-    def full_statistics(self) -> tuple[Statistics, Statistics]:
-        """Of actions and states of the mixture, in training; see `data.statistics.combined`."""
-        actions, states = zip(*self._statistics, strict=True)
-        return combined(actions, self.weights.tolist()), combined(states, self.weights.tolist())
-
-    def statistics(self) -> tuple[Normalizer, Normalizer]:
-        """Of actions and of states, in robot units."""
-        action, state = self.full_statistics()
-        method = self.options.normalization
-        parts = []
-        for one in (action, state):
-            grippers = [i for i, name in enumerate(one.names) if "gripper" in name]
-            binary = grippers if self.options.binary_gripper and method != "mean_std" else []
-            parts.append(normalizer(one, method, binary))
-        return parts[0], _rearranged(parts[1], state.names, self.state_names)
-
-    def statistics_json(self) -> dict[str, Any]:
-        """The content of a dataset_statistics.json: of the mixture, and each dataset by its file's name."""
-        found = {MIXTURE: self.full_statistics()}
-        for dataset, own in zip(self.datasets, self._statistics, strict=True):
-            key = dataset.file.name
-            found[key if key not in found else f"{key}_{dataset.name}"] = own
-        return to_json(found)
+    def statistics(self, robot: str | None = None) -> tuple[Normalizer, Normalizer]:
+        """Of a robot's actions and states, in its units; None: of the one that is trained for."""
+        name = robot or self.robot
+        return self.units.normalizers(name, self.options.normalization, self.options.binary_gripper)
 
     # -- batches
 
@@ -250,14 +244,19 @@ class MixtureSource:
         return lines
 
     def looks(self, count: int) -> tuple[dict[str, list[Image]], np.ndarray]:
-        """So many frames as they are drawn for training: their images as recorded [H, W, 3] by camera, and
-        the robot's states [N, S]."""
+        """So many frames of the robot that is trained for, as they are drawn: their images as recorded
+        [H, W, 3] by camera, and the tool's states [N, 7]."""
         rng = np.random.default_rng(count)
-        which = rng.choice(len(self.datasets), count, p=self.weights)
+        weights = self.weights
+        if len(self.actions) > 1:
+            weights = weights * [name == self.robot for name in self._robot_of]
+            weights = weights / weights.sum()
+        which = rng.choice(len(self.datasets), count, p=weights)
         rows = np.array([self._row(i, rng.random()) for i in which], dtype=np.int64)
         self.draws.drawn += count
         frames = self._images(which, rows, [count], self._recorded)
-        states = np.stack([self.datasets[i].states[row] for i, row in zip(which, rows, strict=True)])
+        tool = slice(len(STATE_NAMES))
+        states = np.stack([self.datasets[i].states[row, tool] for i, row in zip(which, rows, strict=True)])
         return {c.name: [images[c.name] for images in frames] for c in self.cameras}, states
 
     def batch(self, seed: int, step: int, size: int, share: Share = WHOLE) -> PolicyBatch:
@@ -320,14 +319,19 @@ class MixtureSource:
 
     def _gathered(self, which: np.ndarray, rows: np.ndarray, images: list[dict[str, Image]]) -> PolicyBatch:
         size, dims = len(rows), len(self._action_names)
-        states = np.zeros((size, len(self._robot_states)), dtype=np.float32)
+        states = np.zeros((size, len(self.state_names)), dtype=np.float32)
+        tools = np.zeros((size, len(STATE_NAMES)), dtype=np.float32)
         actions = np.zeros((size, self.horizon, dims), dtype=np.float32)
         known = np.zeros((size, self.horizon), dtype=bool)
         weights = np.ones(size, dtype=np.float32)
         things = np.zeros((size, NAMED_THINGS, len(THING_DIMS)), dtype=np.float32)
         for number in np.unique(which):
             mine, dataset = which == number, self.datasets[number]
-            states[mine] = dataset.states[rows[mine]]
+            known_states = dataset.states[rows[mine]]
+            tools[mine] = known_states[:, : len(STATE_NAMES)]
+            for column, name in enumerate(self.state_names):
+                if name != PAD_STATE:
+                    states[mine, column] = known_states[:, dataset.state_names.index(name)]
             actions[mine], known[mine] = dataset.labels.chunks(rows[mine], self.horizon)
             if self.knows_things:
                 things[mine] = dataset.things(rows[mine])
@@ -336,23 +340,16 @@ class MixtureSource:
         pairs = [(self.datasets[i], int(row)) for i, row in zip(which, rows, strict=True)]
         instructions = [dataset.instruction(row) for dataset, row in pairs]
         keys = [_key(d, row, words) for (d, row), words in zip(pairs, instructions, strict=True)]
-        own = self._robot_states
-        state = np.stack(
-            [
-                np.zeros(size, np.float32) if n == PAD_STATE else states[:, own.index(n)]
-                for n in self.state_names
-            ],
-            axis=1,
-        )
         return PolicyBatch(
             {c.name: torch.from_numpy(np.stack([i[c.name] for i in images])) for c in self.cameras},
             instructions,
-            torch.from_numpy(state),
+            torch.from_numpy(states),
             torch.from_numpy(actions),
             torch.from_numpy(known),
             torch.from_numpy(weights),
             np.array(keys, dtype=np.int64),
-            self._grounding(things, states) if self.knows_things else None,
+            self._grounding(things, tools) if self.knows_things else None,
+            [self._robot_of[i] for i in which] if len(self.actions) > 1 else None,
         )
 
     def _grounding(self, things: np.ndarray, states: np.ndarray) -> Grounding:
@@ -391,11 +388,17 @@ def _key(dataset: RobotDataset, row: int, instruction: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
-def _rearranged(own: Normalizer, names: Sequence[str], wanted: Sequence[str]) -> Normalizer:
-    """For a state of other dimensions; `PAD_STATE` stays 0."""
-    if tuple(names) == tuple(wanted):
-        return own
-    mean = tuple(0.0 if n == PAD_STATE else own.mean[names.index(n)] for n in wanted)
-    std = tuple(1.0 if n == PAD_STATE else own.std[names.index(n)] for n in wanted)
-    binary = tuple(i for i, n in enumerate(wanted) if n != PAD_STATE and names.index(n) in own.binary)
-    return Normalizer(mean, std, own.clip, binary, own.zero_constants)
+def _check_robots(robots: Sequence[RobotFile], horizon: int) -> None:
+    """Refuses robots whose chunks one policy cannot make: the same numbers, and so many steps."""
+    first = robots[0]
+    for robot in robots[1:]:
+        for key, found, expected in (
+            ("space", robot.action.space, first.action.space),
+            ("names", list(robot.action.names), list(first.action.names)),
+            ("horizon", robot.action.horizon, horizon),
+        ):
+            if found != expected:
+                raise DatasetError(
+                    f"datasets: robot file {robot.name!r}: action.{key} is {found}, expected {expected} as "
+                    f"of {first.name!r}: one policy makes both their chunks"
+                )

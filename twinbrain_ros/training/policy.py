@@ -93,7 +93,11 @@ class PolicyTrainer:
     def draw(self, step: int, size: int, share: Share = WHOLE) -> Drawn:
         """A share of a step's global batch; touches no device, so that another process can do it."""
         batch = self.source.batch(self.seed, step, size, share)
-        pairs = [self.policy.prompts(text) for text in batch.instructions]
+        robots = batch.robots or [self.policy.config.robot] * len(batch.instructions)
+        pairs = [
+            self.policy.prompts(text, robot=robot)
+            for text, robot in zip(batch.instructions, robots, strict=True)
+        ]
         pad = self.policy.tokenizer.pad_token_id or 0
         left, right = (collate([pair[side] for pair in pairs], pad) for side in (0, 1))
         return Drawn(batch, left, right, share)
@@ -102,7 +106,7 @@ class PolicyTrainer:
         policy, model, device = self.policy, self.policy.model, self.device
         batch, left, right = drawn.batch, drawn.left.to(device), drawn.right.to(device)
         images = {name: image.to(device) for name, image in batch.images.items()}
-        state, actions = policy.standardize(batch.state.to(device), batch.actions.to(device))
+        state, actions = policy.standardize(batch.state.to(device), batch.actions.to(device), batch.robots)
         prepared = model.prepare(left, right)
         memory = None
         if self.cache is not None:
@@ -115,7 +119,13 @@ class PolicyTrainer:
         return {"flow": flow, "grounding": self.options.losses.grounding_weight * grounding}
 
     def flow(
-        self, hidden: Tensor, state: Tensor, actions: Tensor, prepared: Prepared, drawn: Drawn, step: int
+        self,
+        hidden: Tensor,
+        state: Tensor | None,
+        actions: Tensor,
+        prepared: Prepared,
+        drawn: Drawn,
+        step: int,
     ) -> Tensor:
         """The flow-matching loss of a batch's actions [B, T, A], in model units, given what was thought."""
         model, device = self.policy.model, self.device

@@ -80,13 +80,14 @@ class Run:
 
     def _started(self) -> tuple[TwinBrainPolicy, Source]:
         config, checkpoint = self.config, train_start(self.config.start)
+        sources.check_start(config, checkpoint)
         policy = TwinBrainPolicy.from_pretrained(checkpoint, self.processes.device, dtype="float32")
         self.losses = sources.losses_of(policy, config, checkpoint)
         source: Source
         if config.datasets:
             with self.processes.first_goes_first():  # the others find the statistics in the cache
                 source = mixture = sources.from_datasets(config, self.robot, policy)
-            self.held_out, self.statistics = mixture.held_out(), mixture.statistics_json()
+            self.held_out, self.statistics = mixture.held_out(), mixture.units.to_json()
             self._say("\n".join(mixture.report()))
         else:
             source = self._demonstrations(policy.config.cameras, policy.model.layout.factor)

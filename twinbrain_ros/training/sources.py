@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from twinbrain_ros.brain.config import ActionConfig, CheckpointMismatch, Embodiment, TwinBrainConfig
+from twinbrain_ros.brain.fitting import check_fits
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.data.dataset_findings import DatasetError
 from twinbrain_ros.data.views import SIDEWAYS, TrainedView, make_views
-from twinbrain_ros.robot.robot_file import RobotFile
+from twinbrain_ros.robot.robot_file import RobotFile, load_robot
 from twinbrain_ros.training.batch import Source
 from twinbrain_ros.training.config import TrainConfig
 from twinbrain_ros.training.dataset import Demonstrations
@@ -28,8 +30,11 @@ def from_datasets(config: TrainConfig, robot: RobotFile, policy: TwinBrainPolicy
 
     Raises CheckpointMismatch if it does not, DatasetError for what cannot be trained on.
     """
-    policy.check_robot(robot, to_act=False)
+    policy.take_robot(robot, to_act=False)
     own = policy.config
+    for other in (load_robot(entry.robot) for entry in config.datasets if entry.robot):
+        if other.name in own.robots:
+            check_fits(own, other, to_act=False)
     source = MixtureSource(
         config.datasets,
         robot,
@@ -47,6 +52,20 @@ def from_datasets(config: TrainConfig, robot: RobotFile, policy: TwinBrainPolicy
             "which only simulators tell, and a view of a fixed size"
         )
     return source
+
+
+def check_start(config: TrainConfig, checkpoint: Path) -> None:
+    """Refuses a checkpoint whose state goes elsewhere than the training file says, before its weights are
+    read. Raises CheckpointMismatch naming both."""
+    if not config.state or not checkpoint.is_dir():  # which is refused by whoever reads it
+        return
+    own = TwinBrainConfig.load(checkpoint)
+    found = own.state_goes_to if own.takes_state else "none"
+    if found != config.state:
+        raise CheckpointMismatch(
+            f"{checkpoint}: state: found {found!r}, the training file has {config.state!r}: expected a twin "
+            f"of `twinbrain init --state {config.state}`"
+        )
 
 
 def keeps_units(policy: TwinBrainPolicy, config: TrainConfig) -> bool:
@@ -71,19 +90,36 @@ def losses_of(policy: TwinBrainPolicy, config: TrainConfig, checkpoint: Path) ->
 
 
 def with_statistics(policy: TwinBrainPolicy, source: Source, config: TrainConfig) -> TwinBrainPolicy:
-    """The policy in the units it is trained in: its own, where it has any that shall stay, or the data's."""
+    """The policy in the units it is trained in, and knowing the robots it is trained on: its own units, where
+    it has any that shall stay, or the data's."""
     own = policy.config
     expert = dataclasses.replace(own.expert, prefix_trained=config.losses.prefix_steps > 0)
     changes: dict[str, Any] = {} if expert == own.expert else {"expert": expert}
-    if not keeps_units(policy, config):
-        actions, states = source.statistics()
-        changes |= {"action_statistics": actions, "state_statistics": states}
+    keeps = keeps_units(policy, config)
+    robots = list(source.actions) if isinstance(source, MixtureSource) else [own.robot]
+    old = {embodiment.robot: embodiment for embodiment in own.known_embodiments}
+    known = dict(old) if keeps else {}
+    for robot in robots:
+        if robot not in known:
+            known[robot] = _embodiment(policy, source, robot)
+    if known != old:
+        changes |= vars(known[own.robot]) | {"embodiments": tuple(known.values()) if len(known) > 1 else ()}
     if not changes:
         return policy
     model = policy.model
     model.config = dataclasses.replace(own, **changes)
     model.expert.config = model.config.expert
     return TwinBrainPolicy(model, policy.tokenizer)
+
+
+def _embodiment(policy: TwinBrainPolicy, source: Source, robot: str) -> Embodiment:
+    """A robot of the data, in the data's units."""
+    own, action = policy.config, policy.config.action
+    if isinstance(source, MixtureSource):
+        spec = source.actions[robot]
+        action = ActionConfig(spec.space, spec.composition, spec.names, spec.horizon, spec.period_s)
+    actions, states = source.statistics(robot)
+    return Embodiment(robot, action, actions, states if own.state_names else None)
 
 
 def views_of(source: Demonstrations | MixtureSource) -> dict[str, TrainedView]:
