@@ -215,8 +215,6 @@ def twin_config(
     state_names: tuple[str, ...],
     action: ActionConfig,
     conditioning: str = "hidden_states",
-    expert: ExpertConfig = DIT_B,
-    queries: int = 8,
 ) -> TwinBrainConfig:
     """A twin of a VLM: views of 256 pixels (252 for patches of 14), published prompts, all layers joint."""
     vision = vlm["vision_config"]
@@ -232,10 +230,10 @@ def twin_config(
         left_cameras=cameras,
         state_names=state_names,
         action=action,
-        expert=expert,
+        expert=DIT_B,
         state_hidden=1024,
         conditioning=conditioning,
-        query_tokens=queries if asks else 0,
+        query_tokens=8 if asks else 0,
         right_prompt=QUERY_PROMPT if asks else STATE_PROMPT,
         left_system=system,
         right_system=system,
