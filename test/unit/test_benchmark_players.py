@@ -10,11 +10,13 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from brain_fixtures import tiny_config
 
 from twinbrain_ros.benchmarks.actions import JointGroups, codec_for, policy_state
 from twinbrain_ros.benchmarks.players import SuiteMismatch, TwinPlayer
 from twinbrain_ros.benchmarks.profile import DEFAULTS, ActionRule, Profile, ProfileError, load_profile
 from twinbrain_ros.benchmarks.trial import Ask
+from twinbrain_ros.brain.config import CheckpointMismatch
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.sampling import noise_for
 from twinbrain_ros.control.strategies import Strategy, Weighting
@@ -36,7 +38,7 @@ STATE = {
 
 def test_every_shipped_profile_can_be_read() -> None:
     names = [path.stem for path in (share_dir() / "config" / "benchmarks").glob("*.yaml")]
-    assert set(names) == {"own", "simpler_starvla", "gr1_starvla", "libero_starvla"}
+    assert set(names) == {"own", "simpler_starvla", "gr1_starvla", "libero_starvla", "libero_twin"}
     assert {load_profile(name).name for name in names} == set(names) >= set(DEFAULTS.values())
 
 
@@ -213,7 +215,6 @@ def test_views_are_resized_and_words_wrapped_as_the_profile_says(policy: TwinBra
             {},
             "action space: checkpoint 'ee_delta', suite 'joint_groups'; action numbers: .* 7, suite 10",
         ),
-        ({}, {"state": "none"}, r"state: checkpoint wants \['x', .*profile 'own' gives none"),
         (
             {},
             {"views": load_profile("libero_starvla").views},
@@ -236,3 +237,30 @@ def test_a_checkpoint_that_was_never_trained_is_refused(policy: TwinBrainPolicy)
     untrained.config = dataclasses.replace(policy.config, action_statistics=None)
     with pytest.raises(SuiteMismatch, match="never trained"):
         TwinPlayer(untrained, load_profile("own"))
+
+
+@pytest.mark.parametrize(
+    ("takes", "profile", "named"),
+    [
+        (True, {"state": "none"}, r"checkpoint wants \['x', .*, profile 'own' gives none"),
+        (False, {}, r"checkpoint wants none, profile 'own' gives 'tool' \['x', "),
+        (False, {"state": "joint_sin_cos"}, "checkpoint wants none, profile 'own' gives 'joint_sin_cos'"),
+    ],
+)
+def test_a_state_that_only_one_of_checkpoint_and_profile_has_is_named_before_weights_are_read(
+    tmp_path: Path, takes: bool, profile: dict[str, Any], named: str
+) -> None:
+    config = tiny_config()
+    if not takes:
+        config = dataclasses.replace(
+            config, state_names=(), state_statistics=None, right_prompt="{instruction}"
+        )
+    config.save(tmp_path)  # and no weights
+    with pytest.raises(SuiteMismatch, match=named):
+        TwinPlayer.load(tmp_path, dataclasses.replace(load_profile("own"), **profile))
+
+
+def test_a_robot_that_a_checkpoint_does_not_know_is_named_before_weights_are_read(tmp_path: Path) -> None:
+    tiny_config().save(tmp_path)
+    with pytest.raises(CheckpointMismatch, match=r"robot: found 'franka', the checkpoint knows \['wx250s'\]"):
+        TwinPlayer.load(tmp_path, load_profile("own"), robot="franka")

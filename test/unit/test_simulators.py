@@ -3,6 +3,7 @@ MS_ASSET_DIR names; the others are tried where an interpreter with their package
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from vlm_folders import vlm_folder
+from whole_path import narrow_expert, run, taught
 
 from twinbrain_ros.benchmarks import worker
 from twinbrain_ros.benchmarks.actions import codec_for
@@ -21,6 +24,7 @@ from twinbrain_ros.benchmarks.trial import TrialKey, play
 from twinbrain_ros.control.steps import StepExecutor
 from twinbrain_ros.control.strategies import ChunkSettings
 from twinbrain_ros.robot.actions import euler_to_matrix
+from twinbrain_ros.robot.robot_file import load_robot
 
 PYTHON = Path(__file__).resolve().parents[2] / MADE_PYTHON
 LIMIT = 60
@@ -205,6 +209,25 @@ def test_what_is_part_of_the_photograph_stays_where_scenes_are_moved_about(simul
         np.testing.assert_allclose(truth["target_position"], listed["target_position"], atol=1e-3)
         # In the sink, on its bottom: nothing has been thrown out or stands on the edge.
         assert abs(truth["source_position"][2] - listed["source_position"][2]) < 0.02
+
+
+def test_a_twin_of_a_vlm_is_measured_on_the_real_task_as_published_ones_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not PYTHON.is_file():
+        pytest.skip("no ManiSkill3: make evaluation")
+    if missing := assets_missing():
+        pytest.skip(missing)
+    narrow_expert(monkeypatch)
+    vlm, twin, out = vlm_folder(tmp_path / "qwen3_vl", "qwen3_vl"), tmp_path / "twin", tmp_path / "r.json"
+    robot = load_robot("wx250s_bridge")
+    run("init", "--vlm", vlm, "--recipe", "paper_simplerenv", "--robot", "wx250s_bridge", "--out", twin)
+    checkpoint = taught(tmp_path, twin, "simplerenv", robot)
+    plan = ["--tasks", "widowx_carrot_on_plate", "--trials", "1", "--limit", "8", "--python", PYTHON]
+    profile = ["--profile", "simpler_starvla", "--json", out]
+    run("evaluate", "simpler-ms3", "--checkpoint", checkpoint, *plan, *profile)
+    values = json.loads(out.read_text())
+    assert values["n"] == 1 and "mani-skill-3.0.1/cpu/5Hz/limit=8" in values["protocol"]
 
 
 # Suites of others' interpreters ------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from twinbrain_ros.benchmarks.expert import PutOnExpert
 from twinbrain_ros.benchmarks.profile import ActionRule, Profile, ViewRule
 from twinbrain_ros.benchmarks.trial import Ask
 from twinbrain_ros.brain.sampling import noise_for
+from twinbrain_ros.robot.robot_file import STATE_NAMES
 
 if TYPE_CHECKING:
+    from twinbrain_ros.brain.config import TwinBrainConfig
     from twinbrain_ros.brain.policy import TwinBrainPolicy
 
 Array = NDArray[np.float64]
@@ -26,6 +28,24 @@ TOOL_RULE = ActionRule((), "euler", 1.0, 1.0)
 
 class SuiteMismatch(ValueError):
     """A policy that cannot be played on a suite; names every difference with both values."""
+
+
+def check_state(config: TwinBrainConfig, profile: Profile) -> None:
+    """Refuses a checkpoint with a state under a profile without one, and the other way round.
+
+    Raises SuiteMismatch naming what both have.
+    """
+    wanted = config.robot_state_names if config.takes_state else ()
+    given = STATE_NAMES if profile.state == "tool" else ()
+    fits = not wanted if profile.state == "none" else bool(wanted)
+    if profile.state == "tool":
+        fits = fits and set(wanted) <= set(given)
+    if not fits:
+        gives = "none" if profile.state == "none" else f"{profile.state!r} {list(given)}"
+        wants = list(wanted) if wanted else "none"
+        raise SuiteMismatch(
+            f"state: checkpoint wants {wants}, profile {profile.name!r} gives {gives}; --state gives another"
+        )
 
 
 class Player(Protocol):
@@ -73,6 +93,7 @@ class TwinPlayer:
         config = policy.config
         if config.action_statistics is None:
             raise SuiteMismatch("checkpoint: it has no statistics, it was never trained")
+        check_state(config, profile)
         self.name = policy.name
         self.horizon = config.action.horizon
         self.codec = codec_for(profile.action, config.action.composition)
@@ -85,12 +106,24 @@ class TwinPlayer:
         profile: Profile,
         device: str = "cpu",
         dtype: str | None = None,
+        robot: str | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> TwinPlayer:
-        """Reads a checkpoint; tell: as of `TwinBrainPolicy.from_pretrained`."""
+        """Reads a checkpoint. robot: which of those that it knows it acts as; None: the first of them; tell:
+        as of `TwinBrainPolicy.from_pretrained`.
+
+        Raises SuiteMismatch or CheckpointMismatch before the weights are read where the profile does not fit.
+        """
+        from twinbrain_ros.brain.config import TwinBrainConfig
         from twinbrain_ros.brain.policy import TwinBrainPolicy
 
-        return cls(TwinBrainPolicy.from_pretrained(checkpoint, device, dtype, tell=tell), profile)
+        config = TwinBrainConfig.load(checkpoint)
+        check_state(config if robot is None else config.as_robot(robot), profile)
+        policy = TwinBrainPolicy.from_pretrained(checkpoint, device, dtype, tell=tell)
+        if robot is not None:
+            policy.act_as(robot)
+            policy.name += f" as {robot}"
+        return cls(policy, profile)
 
     def check(self, described: Mapping[str, Any]) -> None:
         config, profile, wrong = self._policy.config, self._profile, []
@@ -115,11 +148,6 @@ class TwinPlayer:
         period_s = 1.0 / described["control_hz"]
         if abs(config.action.period_s - period_s) > 1e-6:
             wrong.append(f"seconds per step: checkpoint {config.action.period_s:g}, suite {period_s:g}")
-        if config.send_state and config.state_names and profile.state == "none":
-            wrong.append(
-                f"state: checkpoint wants {list(config.robot_state_names)}, "
-                f"profile {profile.name!r} gives none"
-            )
         if wrong:
             raise SuiteMismatch("checkpoint does not fit the suite: " + "; ".join(wrong))
 
@@ -136,14 +164,23 @@ class TwinPlayer:
         views = [[self._view(ask, view) for ask in asks] for view in self._views]
         images = {camera.name: np.stack(seen) for camera, seen in zip(config.cameras, views, strict=True)}
         words = [profile.instruction.replace("{instruction}", ask.observation["instruction"]) for ask in asks]
-        kind = profile.state if config.send_state and config.state_names else "none"
-        states = [policy_state(kind, ask.observation["state"], profile.action.groups) for ask in asks]
+        states = [self._state(ask) for ask in asks]
         shape = (config.action.horizon, len(config.action.names))
         noise = np.stack([noise_for(ask.seed, *shape) for ask in asks])
         given = (
-            None if kind == "none" else np.concatenate([self._policy.state_row(state) for state in states])
+            np.concatenate([state for state in states if state is not None])
+            if states[0] is not None
+            else None
         )
         return self._policy.act_batch(images, words, given, noise, guide=asks[0].guide)
+
+    def _state(self, ask: Ask) -> Array | None:
+        """[1, S]; None where the profile gives none."""
+        profile = self._profile
+        found = policy_state(profile.state, ask.observation["state"], profile.action.groups)
+        if found is not None and profile.state == "tool":  # the one kind whose numbers have names
+            found = found[[STATE_NAMES.index(name) for name in self._policy.state_names]]
+        return None if found is None else self._policy.state_row(found)
 
     @staticmethod
     def _view(ask: Ask, view: ViewRule | str) -> NDArray[np.uint8]:

@@ -18,16 +18,17 @@ from twinbrain_ros.sim.tabletop import TabletopSim
 from twinbrain_ros.sim.tasks import Judge, parse_instruction
 
 TASKS = {task: Task(task, "", 75, 0) for task in ("pick", "put")}
-ROBOT = "wx250s"
 _TICK_S = 0.02  # how often servo targets are set
 
 
 class Tabletop:
     """Tool deltas at the robot file's rate; servo targets go there in a straight line of the joints."""
 
+    ROBOT = "wx250s"
+
     def __init__(self, task: Task, limit: int) -> None:
         self.task, self.limit = task, limit
-        self.robot = load_robot(ROBOT)
+        self.robot = load_robot(self.ROBOT)
         self.kinematics = Kinematics(self.robot)
         self.sim = TabletopSim(self.robot)
 

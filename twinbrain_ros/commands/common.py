@@ -11,6 +11,7 @@ from typing import Any
 
 OK, FAILED, USAGE = 0, 1, 2
 SUITES = ("tabletop", "simpler-ms3", "simpler-ms2", "robocasa-gr1", "libero")  # of benchmarks
+STATE_KINDS = ("none", "tool", "tool_axis_angle", "joint_sin_cos")  # of benchmarks' profiles
 INTERRUPTED = 130  # as shells report a program that SIGINT ended
 
 

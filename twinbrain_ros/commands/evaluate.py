@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twinbrain_ros.commands.common import (
     FAILED,
     OK,
+    STATE_KINDS,
     SUITES,
     CommandError,
     add_checkpoint,
@@ -69,6 +70,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="STEPS",
         help="per trial (default: the profile's, or the task's)",
     )
+    add(
+        "--state", choices=STATE_KINDS,
+        help="what the policy is given of the arm (default: the profile's)",
+    )  # fmt: skip
+    add("--robot", metavar="NAME", help="of several that a checkpoint knows, the one it acts as")
     add("--strategy", metavar="NAME", help="how chunks follow one another (default: the profile's)")
     add("--execution-steps", type=positive_int, metavar="N", help="of each chunk (default: the profile's)")
     add("--delay-steps", type=int, default=0, metavar="N", help="steps that a chunk comes late (default: 0)")
@@ -140,6 +146,8 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     if args.delay_steps < 0 or args.first < 0:
         raise CommandError("--delay-steps and --first: found a number below 0, expected 0 or more")
     profile = load_profile(args.profile or ("own" if args.policy == "expert" else DEFAULTS[args.suite]))
+    if args.state not in (None, profile.state):
+        profile = replace(profile, name=f"{profile.name}:state={args.state}", state=args.state)
     if args.strategy is not None:
         choices = [kind.value for kind in Strategy]
         if args.strategy not in choices:
@@ -147,7 +155,7 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
         profile = replace(profile, strategy=Strategy(args.strategy))
     lead = None
     if args.lead is not None:
-        lead = TwinPlayer.load(checkpoint_directory(args.lead), profile, args.device, args.dtype, say)
+        lead = TwinPlayer.load(checkpoint_directory(args.lead), profile, args.device, args.dtype, tell=say)
     lead_profile = profile
     steps = 1 if args.policy == "expert" else args.execution_steps
     profile = replace(profile, steps=steps or profile.steps, limit=args.limit or profile.limit)
@@ -155,7 +163,9 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     player: Any = (
         ExpertPlayer()
         if args.policy == "expert"
-        else TwinPlayer.load(checkpoint_directory(args.checkpoint), profile, args.device, args.dtype, say)
+        else TwinPlayer.load(
+            checkpoint_directory(args.checkpoint), profile, args.device, args.dtype, args.robot, say
+        )
     )
     return Evaluation(
         args.suite, tuple(dict.fromkeys(tasks)), player, profile, python, args.trials, args.first, args.seed,
