@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -153,12 +154,24 @@ def test_a_checkpoint_of_a_mixture_acts_as_the_robot_of_the_robot_file(
     said = trained.act(images, "put the block on the plate", state)
     trained.take_robot(load_robot("google_robot"))
     assert trained.config.action.period_s == pytest.approx(1 / 3)
-    reach = np.abs(trained.act(images, "put the block on the plate", state)[:, :3]).max()
+    chunk = trained.act(images, "put the block on the plate", state)
+    reach = np.abs(chunk[:, :3]).max()
     assert reach > 2 * np.abs(said[:, :3]).max(), "its units are about ten times as large"
+    assert np.array_equal(chunk, _predicted(tmp_path, out / "checkpoint", "google_robot"))
     with pytest.raises(
         CheckpointMismatch, match=r"checkpoint knows \['wx250s', 'google_robot'\], .* 'franka'"
     ):
         trained.take_robot(load_robot("franka"))
+
+
+def _predicted(folder: Path, checkpoint: Path, robot: str) -> np.ndarray:
+    """What `twinbrain predict` says for a black picture and a state of zeros."""
+    cv2.imwrite(str(folder / "black.png"), np.zeros((48, 64, 3), np.uint8))
+    (folder / "state.json").write_text(json.dumps([0.0] * 7))
+    given = ["--checkpoint", str(checkpoint), "--robot", robot, "--image", str(folder / "black.png")]
+    given += ["--instruction", "put the block on the plate", "--state", str(folder / "state.json")]
+    assert main(["predict", *given, "--out", str(folder / "chunk.npy")]) == 0
+    return np.asarray(np.load(folder / "chunk.npy"))
 
 
 def _words(policy: TwinBrainPolicy) -> Any:

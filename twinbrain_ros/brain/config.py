@@ -11,6 +11,15 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
+from twinbrain_ros.brain.config_parts import ActionConfig as ActionConfig
+from twinbrain_ros.brain.config_parts import CameraInput as CameraInput
+from twinbrain_ros.brain.config_parts import CheckpointError as CheckpointError
+from twinbrain_ros.brain.config_parts import CheckpointMismatch as CheckpointMismatch
+from twinbrain_ros.brain.config_parts import Embodiment as Embodiment
+from twinbrain_ros.brain.config_parts import ExpertConfig as ExpertConfig
+from twinbrain_ros.brain.config_parts import Normalizer as Normalizer
+from twinbrain_ros.brain.config_parts import one_of, tuples
+
 CONFIG_FILE = "config.json"
 FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 
@@ -24,23 +33,6 @@ QUERIES = "{queries}"  # in a right prompt: where the query tokens stand
 ROBOT = "{robot}"  # in a prompt: where the name of the robot stands that acts
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: what is wrong with it, what was found and what was expected."""
-
-
-class CheckpointMismatch(CheckpointError):
-    """A sound checkpoint that does not fit this robot; the message names both values."""
-
-
-def _one_of(key: str, found: str, allowed: tuple[str, ...]) -> None:
-    if found not in allowed:
-        raise CheckpointError(f"{key}: found {found!r}, expected one of {list(allowed)}")
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
 def transformers_config(values: dict[str, Any]) -> PretrainedConfig:
     """The transformers configuration object of a VLM given as plain data.
 
@@ -49,134 +41,18 @@ def transformers_config(values: dict[str, Any]) -> PretrainedConfig:
     """
     values = dict(values)
     family = values.pop("model_type", None)
-    _one_of("vlm.model_type", str(family), FAMILIES)
+    one_of("vlm.model_type", str(family), FAMILIES)
     try:
         return AutoConfig.for_model(family, **values)
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"vlm: not a config of {family}: {error}") from error
 
 
-@dataclass(frozen=True)
-class CameraInput:
-    """One camera view as the brains see it: its size in pixels; 0 takes the image as it comes.
-
-    crop: the part of the image that they see, left, top, right, bottom as shares of its sides; None: all.
-    With `TwinBrainConfig.pixel_limits`, this size is then brought to multiples of patch * merge within these
-    limits, as the Qwen processors do; without, both sides must be multiples already.
-    """
-
-    name: str
-    width: int
-    height: int
-    crop: tuple[float, float, float, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.crop is None:
-            return
-        starts, ends = self.crop[:2], self.crop[2:]
-        if len(self.crop) != 4 or not all(0 <= a < b <= 1 for a, b in zip(starts, ends, strict=True)):
-            raise CheckpointError(
-                f"camera {self.name}: crop is {list(self.crop)}, expected left, top, right, bottom with "
-                "0 <= left < right <= 1 and 0 <= top < bottom <= 1"
-            )
-
-
-@dataclass(frozen=True)
-class ExpertConfig:
-    """The flow-matching action expert (a DiT with alternating cross- and self-attention blocks)."""
-
-    width: int = 128
-    heads: int = 4
-    layers: int = 6
-    ff_mult: int = 2
-    future_tokens: int = 4
-    denoise_steps: int = 5
-    # What the network regresses: "velocity" (x1 - x0) itself, or the "clean" actions x1, from which the
-    # velocity follows as (x1 - x_t) / (1 - t). Both are trained by the same flow-matching objective.
-    prediction: str = "clean"
-    time_buckets: int = 1000
-    # The published head projects to output_width before a decoder of its own width; None: one width for all.
-    output_width: int | None = None
-    decoder_width: int | None = None
-    # Frequencies of the time embedding are exp(-i ln(1e4) / (half - shift)); the published head has shift 1.
-    time_frequency_shift: int = 0
-    # Whether it was trained with steps of the chunk given, at flow time 1 (arXiv 2512.05964): then real-time
-    # chunking needs no guidance.
-    prefix_trained: bool = False
-    # What cross-attention reads of the right brain: "last_layer", its final states in every cross block, or
-    # "layer_wise": cross block j of C reads the states after layer ceil((j + 1) N / C) - 1 of the N that are
-    # run, counted from 0, so the last one the last layer's. Whichever they are, they pass the final norm.
-    reads: str = "last_layer"
-
-    def __post_init__(self) -> None:
-        _one_of("expert.prediction", self.prediction, ("velocity", "clean"))
-        _one_of("expert.reads", self.reads, ("last_layer", "layer_wise"))
-        if self.width % self.heads:
-            raise CheckpointError(f"expert.width {self.width} is not a multiple of expert.heads {self.heads}")
-
-    @property
-    def cross_blocks(self) -> int:
-        """How many blocks attend to the right brain: every other one, from the first on."""
-        return (self.layers + 1) // 2
-
-    def layers_read(self, layers: int) -> tuple[int, ...]:
-        """Which of the right brain's `layers` each cross block reads the states of, counted from 0."""
-        if self.reads == "last_layer":
-            return (layers - 1,) * self.cross_blocks
-        return tuple(-(-(j + 1) * layers // self.cross_blocks) - 1 for j in range(self.cross_blocks))
-
-
-@dataclass(frozen=True)
-class ActionConfig:
-    """The action chunk this policy emits; it must equal the robot file's contract."""
-
-    space: str
-    composition: str
-    names: tuple[str, ...]
-    horizon: int
-    period_s: float
-
-
-@dataclass(frozen=True)
-class Normalizer:
-    """Per-dimension map between robot units and the model's: x_model = (x - mean) / std.
-
-    std 0 marks a constant: on the way in the value stays as it is (or becomes 0, with zero_constants), on the
-    way out it is the constant. clip: the model side is clamped to [-1, 1], both ways. binary: dimensions that
-    are 0 or 1, decided at 0.5, both ways.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    clip: bool = False
-    binary: tuple[int, ...] = ()
-    zero_constants: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or any(not s >= 0 for s in self.std):
-            raise CheckpointError(
-                f"statistics: mean has {len(self.mean)} and std {len(self.std)} entries; "
-                "both need one entry per dimension and no std may be below 0"
-            )
-        if any(not 0 <= i < len(self.mean) for i in self.binary):
-            raise CheckpointError(f"statistics: binary {self.binary} of {len(self.mean)} dimensions")
-
-
-@dataclass(frozen=True)
-class Embodiment:
-    """One of several robots that a twin was trained on: its name, its chunks and its units."""
-
-    robot: str
-    action: ActionConfig
-    action_statistics: Normalizer | None = None
-    state_statistics: Normalizer | None = None
-
-
 def _embodiment(values: dict[str, Any]) -> Embodiment:
-    values = {**values, "action": ActionConfig(**_tuples(values["action"]))}
+    values = {**values, "action": ActionConfig(**tuples(values["action"]))}
     for key in ("action_statistics", "state_statistics"):
         if values.get(key) is not None:
-            values[key] = Normalizer(**_tuples(values[key]))
+            values[key] = Normalizer(**tuples(values[key]))
     return Embodiment(**values)
 
 
@@ -241,9 +117,9 @@ class TwinBrainConfig:
         unknown = [n for n in self.left_cameras if n not in names]
         if unknown:
             raise CheckpointError(f"left_cameras: found {unknown}, expected some of {names}")
-        _one_of("conditioning", self.conditioning, ("hidden_states", "action_queries"))
-        _one_of("left_brain", self.left_brain, ("frozen", "trained", "none"))
-        _one_of("left_visibility", self.left_visibility, ("full", "index_causal"))
+        one_of("conditioning", self.conditioning, ("hidden_states", "action_queries"))
+        one_of("left_brain", self.left_brain, ("frozen", "trained", "none"))
+        one_of("left_visibility", self.left_visibility, ("full", "index_causal"))
         self._check_right_prompt()
         if (self.conditioning == "action_queries") != (self.query_tokens > 0):
             raise CheckpointError(
@@ -380,10 +256,10 @@ class TwinBrainConfig:
             raise CheckpointError(f"config: unknown keys {unknown}, missing keys {missing}")
         data = dict(values)
         try:
-            data["cameras"] = tuple(CameraInput(**_tuples(c)) for c in data["cameras"])
+            data["cameras"] = tuple(CameraInput(**tuples(c)) for c in data["cameras"])
             data["left_cameras"] = tuple(data["left_cameras"])
             data["state_names"] = tuple(data["state_names"])
-            data["action"] = ActionConfig(**_tuples(data["action"]))
+            data["action"] = ActionConfig(**tuples(data["action"]))
             if "expert" in data:
                 data["expert"] = ExpertConfig(**data["expert"])
             for key in ("image_mean", "image_std", "pixel_limits"):
@@ -391,7 +267,7 @@ class TwinBrainConfig:
                     data[key] = tuple(data[key])
             for key in ("action_statistics", "state_statistics"):
                 if data.get(key) is not None:
-                    data[key] = Normalizer(**_tuples(data[key]))
+                    data[key] = Normalizer(**tuples(data[key]))
             data["embodiments"] = tuple(_embodiment(e) for e in data.get("embodiments", ()))
         except (TypeError, KeyError) as error:
             raise CheckpointError(f"config: {error}") from error

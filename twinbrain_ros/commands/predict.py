@@ -74,6 +74,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="FILE",
         help="NumPy file to write: float64 [horizon, actions]",
     )
+    parser.add_argument(
+        "--robot", metavar="NAME", help="of several that the checkpoint knows, the one it acts as"
+    )
     add_device(parser)
     add_json(parser)
     return parser
@@ -85,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     from twinbrain_ros.brain.policy import TwinBrainPolicy
 
     config = TwinBrainConfig.load(directory)
+    if args.robot is not None:
+        config = config.as_robot(args.robot)
     views = len(args.image) if config.any_views else None
     if views is not None:
         config = config.with_views(views)
@@ -92,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     state = load_state(args.state, config, args.normalized)
     noise = load_array(args.noise, "--noise") if args.noise else None
     policy = TwinBrainPolicy.from_pretrained(directory, args.device, args.dtype, views, tell=say)
+    if args.robot is not None:
+        policy.act_as(args.robot)
     started = time.perf_counter()
     actions = policy.act(images, args.instruction, state, noise, args.seed, normalized=args.normalized)
     inference_ms = (time.perf_counter() - started) * 1e3
@@ -154,7 +161,7 @@ def load_state(path: Path | None, config: TwinBrainConfig, normalized: bool) -> 
 
     names = list(config.state_names)
     if path is None:
-        if config.conditioning == "action_queries":
+        if not names or config.conditioning == "action_queries":
             return None
         if normalized or config.state_statistics is None:
             return np.zeros(len(names))
