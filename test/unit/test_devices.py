@@ -18,7 +18,7 @@ from twinbrain_ros.brain import checkpoint, engine, memory
 from twinbrain_ros.brain.asymot import masked_attention
 from twinbrain_ros.brain.checkpoint import meta_twin
 from twinbrain_ros.brain.config import CheckpointError
-from twinbrain_ros.brain.devices import DeviceError, check_processes, find_device, settle
+from twinbrain_ros.brain.devices import DeviceError, check_processes, find_device, send, settle
 from twinbrain_ros.brain.memory import Needs
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.presets import preset
@@ -202,6 +202,19 @@ def cudnn_allowed() -> Iterator[None]:
     torch.backends.cuda.enable_cudnn_sdp(True)
     yield
     torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def test_what_goes_to_a_gpu_goes_through_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    array, went = np.arange(3.0), []
+
+    class Pinned:
+        def to(self, device: torch.device, non_blocking: bool) -> str:
+            went.append((device, non_blocking))
+            return "there"
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: Pinned())
+    assert torch.equal(send(array, torch.device("cpu")), torch.from_numpy(array)) and not went
+    assert send(array, CUDA) == "there" and went == [(CUDA, True)]
 
 
 def test_attention_with_a_plan_per_shape_is_off_on_a_gpu_alone(cudnn_allowed: None) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
+from torch import Tensor
 
 
 class DeviceError(ValueError):
@@ -37,6 +39,15 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return str(device)
+
+
+def send(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor on a device. To a GPU it goes through pinned memory: from other memory the driver
+    copies while this thread waits."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def settle(device: torch.device) -> None:

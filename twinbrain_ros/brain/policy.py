@@ -24,7 +24,7 @@ from twinbrain_ros.brain.config import (
     CheckpointMismatch,
     TwinBrainConfig,
 )
-from twinbrain_ros.brain.devices import find_device
+from twinbrain_ros.brain.devices import find_device, send
 from twinbrain_ros.brain.engine import Size, TwinEngine, View, view_of
 from twinbrain_ros.brain.fingerprint import checkpoint_name
 from twinbrain_ros.brain.fitting import check_fits
@@ -291,13 +291,13 @@ class TwinBrainPolicy:
         key = (tuple(instructions), tuple(v.steps[-1] for v in views))
         with memory_told(self.device, "acting"):
             prepared = self.engine.prepare(key, lambda: self._collated(*key))
-            pixels = self.engine.see({v.name: self._sent(images[v.name]) for v in views}, views)
+            pixels = self.engine.see({v.name: send(images[v.name], self.device) for v in views}, views)
             state = None
             if states is not None:
-                state = self._sent(states.astype(np.float32))
+                state = send(states.astype(np.float32), self.device)
                 if not normalized:
                     state = self.state_units().to_model(state)
-            start = self._sent(noise)
+            start = send(noise, self.device)
             target = None if guide is None else self._target(guide, normalized)
             memory = self._remembered(key, stamp_s)
             if memory is None:
@@ -311,21 +311,13 @@ class TwinBrainPolicy:
                 chunk = self.action_units().to_robot(chunk)
             return chunk.double().cpu().numpy()
 
-    def _sent(self, array: np.ndarray) -> Tensor:
-        """An array on the device. To a GPU it goes through pinned memory: from other memory the driver copies
-        while this thread waits."""
-        tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
-
     def _target(self, guide: Guide, normalized: bool) -> Target:
         """A guide in model units, on the device."""
         guide.validate(self.config.action.horizon, len(self.config.action.names))
-        actions = self._sent(np.asarray(guide.actions, dtype=np.float32))
+        actions = send(np.asarray(guide.actions, dtype=np.float32), self.device)
         if not normalized:
             actions = self.action_units().to_model(actions)
-        weights = self._sent(np.asarray(guide.weights, dtype=np.float32))
+        weights = send(np.asarray(guide.weights, dtype=np.float32), self.device)
         return Target(actions[None], weights, guide.frozen, self.guidance)
 
     def _collated(
@@ -353,6 +345,8 @@ class TwinBrainPolicy:
         On CUDA graphs are recorded for these and for instructions of the usual lengths; `engine.tell` is
         called where a later one needs others.
         """
+        from twinbrain_ros.robot.chunk import Guide
+
         sizes = sizes or {}
         factor = self.model.layout.factor
         images = {
@@ -362,6 +356,7 @@ class TwinBrainPolicy:
         takes, dims = self.config.takes_state, len(self.config.state_names)
         state = np.zeros((1, dims), np.float32) if takes else None
         noise = np.zeros((1, self.model.expert.horizon, self.model.expert.dims), np.float32)
+        guide = Guide(noise[0].astype(float), np.eye(1, noise.shape[1])[0], frozen=1)
         views = [self._view(c, *images[c.name].shape[1:3]) for c in self.config.cameras]
         last = tuple(v.steps[-1] for v in views)
         stand_ins: dict[tuple[int, int], tuple[PromptBatch, PromptBatch]] = {}
@@ -374,7 +369,7 @@ class TwinBrainPolicy:
             self.engine.prepare(((name,), last), lambda p=prompts: p)  # type: ignore[misc]
             self.act_batch(images, [name], state, noise, normalized=True)
             if guided:
-                self.act_batch(images, [name], state, noise, normalized=True, guide=_blank_guide(noise[0]))
+                self.act_batch(images, [name], state, noise, normalized=True, guide=guide)
         self.engine.warm = True
 
     def _stand_in(self, sizes: tuple[Size, ...], text: str) -> tuple[PromptBatch, PromptBatch]:
@@ -435,12 +430,3 @@ class TwinBrainPolicy:
         policy.name = checkpoint_name(directory)
         policy.views = load_views(directory)
         return policy
-
-
-def _blank_guide(noise: np.ndarray) -> Guide:
-    """A guide of the shape of noise [T, A]."""
-    from twinbrain_ros.robot.chunk import Guide
-
-    weights = np.zeros(len(noise))
-    weights[0] = 1.0
-    return Guide(np.zeros(noise.shape), weights, 1)
