@@ -29,7 +29,7 @@ from twinbrain_ros.training.batch import Share
 from twinbrain_ros.training.loop import Stage, learning_rate
 from twinbrain_ros.training.policy import Drawn, PolicyTrainer, train_policy
 from twinbrain_ros.training.processes import processes
-from twinbrain_ros.training.state import StateError, before
+from twinbrain_ros.training.state import StateError
 from twinbrain_ros.training.weights import AveragedWeights
 
 WORKER = Path(train_worker.__file__)
@@ -156,10 +156,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of two processes that met a loss that is not finite, then a signal, and went on."""
-    out = tmp_path_factory.mktemp("processes") / "run"
+def weights(out: Path) -> Tensors:
+    return dict(torch.load(out / "weights.pt"))
+
+
+def disturbed(out: Path) -> None:
+    """Two processes that meet a loss that is not finite, then a signal, and go on each time, to the end."""
     code, said = worker(TORCHRUN, out, "--nan", "1", "7").end()
     assert code != 0 and len(errors(said)) == 1
     assert errors(said)[0].startswith("error: policy: loss is nan at step 7 in process 1 of 2; {'flow': nan}")
@@ -179,27 +181,27 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     code, said = worker(TORCHRUN, out).end()
     assert code == 0, said
-    return out
-
-
-def weights(out: Path) -> Tensors:
-    return dict(torch.load(out / "weights.pt"))
 
 
 def test_two_disturbed_processes_do_bit_for_bit_what_one_does_that_takes_their_shares_in_turn(
-    disturbed: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, found = in_turns(monkeypatch)
-    together = weights(disturbed)
+    out = tmp_path / "run"
+    disturbed(out)
+    with monkeypatch.context() as patch:
+        model, found = in_turns(patch)
+    together = weights(out)
     assert all(torch.equal(value, together[name]) for name, value in model.state_dict().items())
-    seen = [{row["step"]: row["flow"] for row in steps(disturbed, rank)} for rank in (0, 1)]
+    seen = [{row["step"]: row["flow"] for row in steps(out, rank)} for rank in (0, 1)]
     assert [(seen[0][step] + seen[1][step]) / 2 for step in range(train_worker.STEPS)] == found
 
-
-def test_one_process_writes_for_all(disturbed: Path) -> None:
-    names = {path.name for path in disturbed.iterdir()} - {"steps_0.jsonl", "steps_1.jsonl"}
+    names = {path.name for path in out.iterdir()} - {"steps_0.jsonl", "steps_1.jsonl"}
     assert names == {"policy.jsonl", "policy.state.pt", "policy.state.before.pt", "tensorboard", "weights.pt"}
-    assert len(list((disturbed / "tensorboard" / "policy").iterdir())) == 3  # one for each launch
+    assert len(list((out / "tensorboard" / "policy").iterdir())) == 3  # of one process, for each launch
+
+    policy, config = tiny_policy(), train_worker.loop(1)
+    with pytest.raises(StateError, match=r"policy\.state\.pt: processes: found a state of 2, expected 1"):
+        train_policy(policy, train_worker.source(policy), train_worker.OPTIONS, config, out)
 
 
 def test_shares_in_turn_are_the_whole_batch_but_for_the_order_of_sums(
@@ -266,15 +268,6 @@ def test_zero_trains_as_the_whole_does_and_goes_on_after_a_process_is_killed(
         StateError, match=r"policy\.state\.pt: kind: found a state of 'zero', expected 'whole'"
     ):
         train_policy(policy, train_worker.source(policy), train_worker.OPTIONS, config, out)
-
-
-def test_a_state_of_two_processes_is_refused_by_one(disturbed: Path) -> None:
-    policy = tiny_policy()
-    with pytest.raises(ValueError, match=r"policy\.state\.pt: processes: found a state of 2, expected 1"):
-        train_policy(
-            policy, train_worker.source(policy), train_worker.OPTIONS, train_worker.loop(1), disturbed
-        )
-    assert before(disturbed / "policy.state.pt").is_file()
 
 
 def test_the_command_trains_in_two_processes_from_a_checkpoint(tmp_path: Path) -> None:

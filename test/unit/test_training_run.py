@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from twinbrain_ros.cli import main
 from twinbrain_ros.resources import demo_checkpoint, share_dir
 from twinbrain_ros.robot.robot_file import load_robot
 from twinbrain_ros.training.config import build_train_config
+from twinbrain_ros.training.policy import Drawn, PolicyTrainer
 from twinbrain_ros.training.sources import losses_of
 
 TRAIN = share_dir() / "config" / "train"
@@ -165,8 +168,10 @@ def test_weights_of_the_losses_go_from_checkpoint_to_checkpoint_unless_given(tmp
     assert losses_of(policy, config, tmp_path / "nothing there") == config.losses
 
 
-def test_what_is_drawn_anew_follows_from_the_seed(tmp_path: Path, dataset: Path) -> None:
-    """Adapters here, heads in the simulator: the same command has the same losses from the first on."""
+def test_the_same_command_trains_the_same_also_where_it_was_stopped_between(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is drawn anew follows from the seed: adapters here, heads in the simulator."""
     small = ["policy.steps=2", "policy.batch_size=2", "policy.workers=0", "evaluation.every_steps=0"]
     small += ["dataset_options.held_out_episodes=0", "lora.rank=2", "policy.warmup_steps=1"]
     train = [
@@ -177,12 +182,23 @@ def test_what_is_drawn_anew_follows_from_the_seed(tmp_path: Path, dataset: Path)
         str(dataset),
         *[f"--set={change}" for change in small],
     ]
-    trained = []
-    for name in ("first", "second"):
-        assert main([*train, "--out", str(tmp_path / name)]) == 0
-        trained.append(torch.load(tmp_path / name / "policy.state.pt")["trained"])
-    adapters = [name for name in trained[0] if "lora_A" in name]
-    assert adapters and all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+    assert main([*train, "--out", str(tmp_path / "whole")]) == 0
+
+    losses = PolicyTrainer.losses
+
+    def told_to_end(trainer: PolicyTrainer, drawn: Drawn, step: int) -> dict[str, torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return losses(trainer, drawn, step)
+
+    stopped = ["--out", str(tmp_path / "stopped")]
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyTrainer, "losses", told_to_end)
+        assert main([*train, *stopped]) == 143
+    assert "twinbrain train: policy: stopped after step 1 of 2 (SIGTERM); the" in capsys.readouterr().err
+    assert main([*train, *stopped, "--resume"]) == 0
+    found = [torch.load(tmp_path / name / "policy.state.pt")["trained"] for name in ("whole", "stopped")]
+    assert any("lora_A" in name for name in found[0])
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 def test_a_twin_whose_state_goes_elsewhere_than_the_file_says_is_refused(

@@ -48,7 +48,8 @@ class Weights(Protocol):
         """A block in which the first process's kept module has the averaged weights, and is in eval mode."""
 
     def finish(self) -> None:
-        """The kept module has the averaged weights, in float32, in all processes."""
+        """The kept module has the averaged weights, in float32, in all processes; what is frozen is as it was
+        in the first."""
 
 
 class AveragedWeights:
