@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,8 @@ from twinbrain_ros.brain import checkpoint
 from twinbrain_ros.brain.asymot import LeftMemory
 from twinbrain_ros.brain.config import (
     PAD_STATE,
-    QUERIES,
-    QUERY_TOKEN,
-    ROBOT,
     CameraInput,
     CheckpointError,
-    CheckpointMismatch,
     TwinBrainConfig,
 )
 from twinbrain_ros.brain.devices import find_device, send
@@ -33,22 +28,20 @@ from twinbrain_ros.brain.preprocess import check_image
 from twinbrain_ros.brain.prompt import (
     Prompt,
     PromptBatch,
-    PromptBuilder,
     check_instruction,
     collate,
-    role_tokens,
 )
 from twinbrain_ros.brain.realtime import MOST_GUIDANCE, Target
 from twinbrain_ros.brain.sampling import noise_for
 from twinbrain_ros.brain.twin import TwinBrain
-from twinbrain_ros.brain.units import Units
+from twinbrain_ros.brain.twin_prompts import TwinPrompts
+from twinbrain_ros.brain.units import RobotUnits, Units
 from twinbrain_ros.data.views import TrainedView, load_views, save_views
 
 if TYPE_CHECKING:
     from twinbrain_ros.robot.chunk import Guide
     from twinbrain_ros.robot.robot_file import RobotFile
 
-KEPT_PROMPTS = 64
 WARM_UP_WORDS = 32  # on CUDA, graphs are recorded for instructions of up to so many words
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -77,17 +70,8 @@ class TwinBrainPolicy:
         self.guidance = MOST_GUIDANCE
         self.left_age_s = 0.0  # how much older the left brain's images were than the last chunk's [s]
         self._left: tuple[Any, float, LeftMemory] | None = None
-        self._units = {
-            known.robot: tuple(
-                None if statistics is None else Units(statistics, self.device)
-                for statistics in (known.action_statistics, known.state_statistics)
-            )
-            for known in config.known_embodiments
-        }
-        self._roles = role_tokens(tokenizer)
-        self._grids = lru_cache(maxsize=KEPT_PROMPTS)(self._builders)
-        # An instruction stands for many chunks: tokenise it once.
-        self._prompts = lru_cache(maxsize=KEPT_PROMPTS)(self._build_prompts)
+        self._units = RobotUnits(config, self.device)
+        self._prompts = TwinPrompts(config, tokenizer, self.model.layout)
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -109,18 +93,6 @@ class TwinBrainPolicy:
 
     # -- prompts
 
-    def _builders(self, sizes: tuple[Size, ...]) -> tuple[PromptBuilder, PromptBuilder]:
-        config, layout = self.config, self.model.layout
-        grids = {
-            camera.name: layout.merged_grid(*size) for camera, size in zip(config.cameras, sizes, strict=True)
-        }
-        first = config.images_first
-        left = [grids[n] for n in config.left_cameras]
-        return (
-            PromptBuilder(self.tokenizer, left, first, config.left_system),
-            PromptBuilder(self.tokenizer, list(grids.values()), first, config.right_system),
-        )
-
     def prompts(
         self, instruction: str, sizes: tuple[Size, ...] | None = None, robot: str | None = None
     ) -> tuple[Prompt, Prompt]:
@@ -129,21 +101,8 @@ class TwinBrainPolicy:
         sizes: height and width of each camera's image as the brains see it, where the checkpoint leaves it
         open; robot: that is named in it, None: the one that the policy acts as.
         """
-        text, sizes = check_instruction(instruction), sizes or self._nominal_sizes()
-        return self._prompts(text, sizes, robot or self.config.robot)
-
-    def _build_prompts(self, text: str, sizes: tuple[Size, ...], robot: str) -> tuple[Prompt, Prompt]:
-        left, right = self._grids(sizes)
-        left.check_words(text, self._roles)
-        return left.build(self._text(self.config.left_prompt, text, robot)), right.build(
-            self._text(self.config.right_prompt, text, robot)
-        )
-
-    def _text(self, template: str, instruction: str, robot: str) -> str:
-        queries = self.config.query_separator.join([QUERY_TOKEN] * self.config.query_tokens)
-        # The instruction last: what it holds is not for us to replace.
-        template = template.replace(QUERIES, queries).replace(ROBOT, robot).strip()
-        return template.replace("{instruction}", instruction)
+        sizes = sizes or self._nominal_sizes()
+        return self._prompts.build(check_instruction(instruction), sizes, robot or self.config.robot)
 
     def collate(self, prompts: Sequence[Prompt]) -> PromptBatch:
         return collate(prompts, self.tokenizer.pad_token_id or 0, self.engine.bucket).to(self.device)
@@ -155,40 +114,16 @@ class TwinBrainPolicy:
 
         robots: of each of the B samples, B / N in a row of a state; None: the one that the policy acts as.
         """
-        takes = self.config.takes_state
-        if robots is None:
-            given = self.state_units().to_model(state) if takes else None
-            return given, self.action_units().to_model(actions)
-        states, chunks = torch.empty_like(state), torch.empty_like(actions)
-        for robot in dict.fromkeys(robots):
-            mine = torch.tensor([name == robot for name in robots], device=actions.device)
-            chunks[mine] = self.action_units(robot).to_model(actions[mine])
-            if takes:
-                frames = mine[:: len(robots) // len(state)]
-                states[frames] = self.state_units(robot).to_model(state[frames])
-        return states if takes else None, chunks
+        return self._units.standardize(state, actions, robots or self.config.robot)
 
     def action_units(self, robot: str | None = None) -> Units:
         """Between a robot's actions and the model's; None: of the one that it acts as. Raises CheckpointError
         if there are none, or the robot is not known."""
-        return self._known_units(0, robot)
+        return self._units.of(robot or self.config.robot, "action")
 
     def state_units(self, robot: str | None = None) -> Units:
         """As `action_units`, of its state."""
-        return self._known_units(1, robot)
-
-    def _known_units(self, which: int, robot: str | None) -> Units:
-        what = ("action", "state")[which]
-        found = self._units.get(robot or self.config.robot)
-        if found is None:
-            raise CheckpointMismatch(f"robot: found {robot!r}, the checkpoint knows {list(self._units)}")
-        units = found[which]
-        if units is None:
-            raise CheckpointError(
-                f"config: {what}_statistics are missing: this checkpoint knows normalised units only, "
-                "until it is trained"
-            )
-        return units
+        return self._units.of(robot or self.config.robot, "state")
 
     # -- acting
 
@@ -374,11 +309,8 @@ class TwinBrainPolicy:
 
     def _stand_in(self, sizes: tuple[Size, ...], text: str) -> tuple[PromptBatch, PromptBatch]:
         """Prompts of a text that need not be an instruction."""
-        left, right = self._grids(sizes)
-        return (
-            self.collate([left.build(self._text(self.config.left_prompt, text, self.config.robot))]),
-            self.collate([right.build(self._text(self.config.right_prompt, text, self.config.robot))]),
-        )
+        left, right = self._prompts.unchecked(text, sizes, self.config.robot)
+        return self.collate([left]), self.collate([right])
 
     # -- files
 

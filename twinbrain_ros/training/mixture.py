@@ -24,7 +24,7 @@ from twinbrain_ros.data.statistics import METHODS, dataset_statistics
 from twinbrain_ros.robot.robot_file import STATE_NAMES, RobotFile, load_robot
 from twinbrain_ros.training.batch import WHOLE, Grounding, PolicyBatch, Share
 from twinbrain_ros.training.dataset import aims, cells_and_offsets
-from twinbrain_ros.training.mixture_units import MixtureUnits
+from twinbrain_ros.training.mixture_units import MixtureUnits, check_robots
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class MixtureSource:
         self.weights = shares / shares.sum()
         others = {entry.robot: load_robot(entry.robot) for entry in entries if entry.robot}
         robots = [others.get(entry.robot, robot) for entry in entries]
-        _check_robots([robot, *others.values()], horizon)
+        check_robots([robot, *others.values()], horizon)
         # Not the robot files themselves: they cannot be pickled, and this is handed to worker processes.
         self.robot, self._robot_of = robot.name, [known.name for known in robots]
         self.actions = {known.name: known.action for known in (robot, *robots)}
@@ -386,19 +386,3 @@ def _key(dataset: RobotDataset, row: int, instruction: str) -> int:
     episode, frame = dataset.place(row)
     text = f"{dataset.name}\n{episode}\n{frame}\n{instruction}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
-
-
-def _check_robots(robots: Sequence[RobotFile], horizon: int) -> None:
-    """Refuses robots whose chunks one policy cannot make: the same numbers, and so many steps."""
-    first = robots[0]
-    for robot in robots[1:]:
-        for key, found, expected in (
-            ("space", robot.action.space, first.action.space),
-            ("names", list(robot.action.names), list(first.action.names)),
-            ("horizon", robot.action.horizon, horizon),
-        ):
-            if found != expected:
-                raise DatasetError(
-                    f"datasets: robot file {robot.name!r}: action.{key} is {found}, expected {expected} as "
-                    f"of {first.name!r}: one policy makes both their chunks"
-                )

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from twinbrain_ros.brain.config import PAD_STATE, Normalizer
+from twinbrain_ros.data.dataset_findings import DatasetError
 from twinbrain_ros.data.robot_dataset import RobotDataset
 from twinbrain_ros.data.statistics import Statistics, combined, normalizer, to_json
+from twinbrain_ros.robot.robot_file import RobotFile
 
 MIXTURE = "mixture"  # key of a mixture's own statistics
 
@@ -54,6 +56,22 @@ class MixtureUnits:
             own = action, _of_names(state, self.state_names)
             found[key if key not in found else f"{key}_{dataset.name}"] = own
         return to_json(found)
+
+
+def check_robots(robots: Sequence[RobotFile], horizon: int) -> None:
+    """Refuses robots whose chunks one policy cannot make: the same numbers, and so many steps."""
+    first = robots[0]
+    for robot in robots[1:]:
+        for key, found, expected in (
+            ("space", robot.action.space, first.action.space),
+            ("names", list(robot.action.names), list(first.action.names)),
+            ("horizon", robot.action.horizon, horizon),
+        ):
+            if found != expected:
+                raise DatasetError(
+                    f"datasets: robot file {robot.name!r}: action.{key} is {found}, expected {expected} as "
+                    f"of {first.name!r}: one policy makes both their chunks"
+                )
 
 
 def _of_names(statistics: Statistics, names: Sequence[str]) -> Statistics:
