@@ -32,7 +32,8 @@ from twinbrain_ros.robot.robot_file import RobotFile
 
 SHAPES = Path(__file__).parents[1] / "support" / "simpler_shapes.py"
 # A bench that computes beside the nodes is late now and then.
-CALM = {"joints_timeout_s": 5.0, "overrun_s": 5.0, "policy_timeout_s": 10.0, "observation_timeout_s": 10.0}
+CALM = {"joints_timeout_s": 5.0, "overrun_s": 5.0, "policy_timeout_s": 30.0, "observation_timeout_s": 30.0}
+CALM |= {"chunk_timeout_s": 60.0, "following_timeout_s": 5.0}
 WORDS = "put the red block on the blue plate"
 
 
@@ -52,7 +53,8 @@ def small_robot(folder: Path, horizon: int) -> RobotFile:
 
     def change(document: dict[str, Any]) -> None:
         document["cameras"][0].update(width=80, height=60, rate_hz=10.0)
-        document["action"]["horizon"] = horizon
+        document["action"].update(horizon=horizon, max_chunk_age_s=10.0)
+        document["observation"].update(max_age_s=5.0, max_skew_s=2.0)
 
     folder.mkdir()
     return changed_robot(folder, "wx250s_bridge", change)
@@ -77,7 +79,7 @@ def drives(bench: Any, robot: RobotFile, checkpoint: Path) -> None:
     where = {"robot": str(robot.path), "autostart": True}
     assert bench.add(SimNode, **where).autostart()
     assert bench.add(ControllerNode, **where, **CALM).autostart()
-    policy = bench.add(PolicyNode, **where, checkpoint=str(checkpoint), max_chunk_age_s=10.0)
+    policy = bench.add(PolicyNode, **where, checkpoint=str(checkpoint))
     assert policy.autostart()
     joints: list[JointState] = bench.record(JointState, robot.topics.joint_states, qos.SENSOR_IN)
     chunks: list[ChunkStatus] = bench.record(ChunkStatus, robot.topics.chunk_status, qos.STATUS)
