@@ -8,6 +8,8 @@ from __future__ import annotations
 
 SHOWN_CHARACTERS = 200
 SENTENCE_CHARACTERS = 600
+NAME_CHARACTERS = 100
+NAME_EXPECTED = f"a name in one line of at most {NAME_CHARACTERS} characters, without {{, }} and <|"
 
 
 def shown(text: object, most: int = SHOWN_CHARACTERS) -> str:
@@ -21,6 +23,12 @@ def shown(text: object, most: int = SHOWN_CHARACTERS) -> str:
     if len(full) <= most and len(quoted) <= most + 2:
         return quoted
     return f"{quoted[: most + 1]}{quoted[0]}... ({len(full)} characters)"
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a name that is said to a brain: no placeholder of a prompt and no role token."""
+    odd = any(sign in text for sign in ("{", "}", "<|"))
+    return bool(text.strip()) and len(text) <= NAME_CHARACTERS and text.isprintable() and not odd
 
 
 def sentence(text: object, most: int = SENTENCE_CHARACTERS) -> str:

@@ -243,6 +243,24 @@ def test_what_cannot_be_is_named_in_a_line(
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--delay-steps=8", "delay_steps is 8, expected 0 to the horizon - 1, 7"),
+        ("--execution-steps=9", "execution_steps is 9, expected 1 to the horizon 8"),
+    ],
+)
+def test_steps_beyond_the_chunk_are_refused_before_a_simulator_is_started(
+    option: str, named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def started(*_: object) -> None:
+        raise AssertionError("a simulator was started")
+
+    monkeypatch.setattr(module, "WorkerProcess", started)
+    assert cli.main(["evaluate", "tabletop", option]) == 2
+    assert named in capsys.readouterr().err
+
+
 def test_the_doctor_tells_what_is_missing_of_a_suite(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,6 +135,10 @@ def test_states_are_as_each_kind_has_them() -> None:
     libero = policy_state("tool_axis_angle", {**STATE, "gripper_qpos": np.array([0.02, -0.02])}, ())
     assert libero is not None and libero.shape == (8,)
     np.testing.assert_allclose(cv2.Rodrigues(libero[3:6])[0], STATE["rotation"], atol=1e-9)
+    with pytest.raises(
+        ValueError, match=r"'tool_axis_angle' takes \['gripper_qpos'\], the suite gives \['gri"
+    ):
+        policy_state("tool_axis_angle", STATE, ())
     joints = policy_state("joint_sin_cos", {"a": np.array([0.0, np.pi / 2]), "b": np.zeros(1)}, ("a", "b"))
     assert joints is not None
     np.testing.assert_allclose(joints, [0, 1, 1, 0, 0, 1], atol=1e-12)
@@ -245,6 +249,8 @@ def test_a_checkpoint_that_was_never_trained_is_refused(policy: TwinBrainPolicy)
         (True, {"state": "none"}, r"checkpoint wants \['x', .*, profile 'own' gives none"),
         (False, {}, r"checkpoint wants none, profile 'own' gives 'tool' \['x', "),
         (False, {"state": "joint_sin_cos"}, "checkpoint wants none, profile 'own' gives 'joint_sin_cos'"),
+        (True, {"state": "joint_sin_cos"}, r"wants \['x', .*gives 'joint_sin_cos' of joint groups \[\]"),
+        (True, {"state": "tool_axis_angle"}, r"wants \['x', .*gives 'tool_axis_angle' of 8 numbers"),
     ],
 )
 def test_a_state_that_only_one_of_checkpoint_and_profile_has_is_named_before_weights_are_read(
@@ -258,6 +264,12 @@ def test_a_state_that_only_one_of_checkpoint_and_profile_has_is_named_before_wei
     config.save(tmp_path)  # and no weights
     with pytest.raises(SuiteMismatch, match=named):
         TwinPlayer.load(tmp_path, dataclasses.replace(load_profile("own"), **profile))
+
+
+def test_a_checkpoint_that_was_never_trained_is_refused_before_weights_are_read(tmp_path: Path) -> None:
+    dataclasses.replace(tiny_config(), action_statistics=None).save(tmp_path)
+    with pytest.raises(SuiteMismatch, match="never trained"):
+        TwinPlayer.load(tmp_path, load_profile("own"))
 
 
 def test_a_robot_that_a_checkpoint_does_not_know_is_named_before_weights_are_read(tmp_path: Path) -> None:

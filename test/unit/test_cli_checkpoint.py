@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from brain_fixtures import ACTION, STATE, tiny_policy
+from brain_fixtures import ACTION, STATE, tiny_config, tiny_policy
 
 from twinbrain_ros import cli
 from twinbrain_ros.brain.policy import TwinBrainPolicy
+from twinbrain_ros.commands.predict import load_state
 
 INSTRUCTION = "pick up the red block"
 
@@ -126,7 +128,7 @@ def test_a_state_by_name_is_put_in_order(checkpoint: Path, images: list[Path], t
         ("[1, 2]", "found 2 values, expected 7"),
         ('{"x": 1}', r"found names ['x'], expected ['x', 'y'"),
         ('["a", 0, 0, 0, 0, 0, 0]', "expected a list of numbers"),
-        ("[NaN, 0, 0, 0, 0, 0, 0]", "expected 7 finite values"),
+        ("[NaN, 0, 0, 0, 0, 0, 0]", "expected finite numbers"),
         ("{", "not readable as JSON"),
     ],
 )
@@ -167,3 +169,21 @@ def test_wrong_noise_is_refused(
     (tmp_path / "noise.npy").write_text("not an array")
     assert predict(checkpoint, images, tmp_path / "a.npy", "--noise", str(tmp_path / "noise.npy")) == 2
     assert "not readable as a NumPy array" in capsys.readouterr().err
+
+
+def test_what_the_config_alone_tells_is_refused_before_weights_are_read(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained = dataclasses.replace(tiny_config(), action_statistics=None, state_statistics=None)
+    untrained.save(tmp_path)  # and no weights
+    assert predict(tmp_path, images, tmp_path / "a.npy") == 2
+    assert "found no statistics, it was never trained: expected --normalized" in capsys.readouterr().err
+
+
+def test_a_right_brain_with_queries_is_given_the_mean_state_without_a_file() -> None:
+    prompt = "state <|propri|> {instruction} {queries}"
+    config = dataclasses.replace(
+        tiny_config(), conditioning="action_queries", query_tokens=2, right_prompt=prompt
+    )
+    state = load_state(None, config, normalized=False)
+    assert state is not None and state.tolist() == [0.2] * 7

@@ -112,6 +112,11 @@ def test_datasets_that_disagree_in_robot_rate_or_columns_are_refused(
         MixtureSource(entries, load_robot("wx250s_bridge"), FRONT, T)
 
 
+def test_a_robot_of_a_mixture_that_is_never_drawn_is_refused(roots: tuple[str, str]) -> None:
+    with pytest.raises(DatasetError, match="weights of 'google_robot' are all 0, expected one above 0"):
+        mixed(roots, weight=0.0)
+
+
 def test_a_mixture_without_the_robot_that_is_trained_for_is_refused(roots: tuple[str, str]) -> None:
     entries = [MixtureEntry(roots[1], 1.0, "fractal", robot="google_robot")]
     with pytest.raises(DatasetError, match=r"found those of \['google_robot'\], expected one of 'wx250s'"):

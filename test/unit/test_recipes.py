@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from robot_files import changed_robot
 from vlm_folders import FAMILIES, vlm_folder
 
 from twinbrain_ros import cli
@@ -161,3 +162,29 @@ def test_options_of_a_fresh_twin_are_refused_with_brains(
     command = ["init", "--brains", "demo", "--state", "none", "--out", str(tmp_path / "twin")]
     assert cli.main(command) == 2
     assert "--state: found with --brains, expected with --vlm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("conditioning", ["hidden_states", "action_queries"])
+def test_a_robot_that_lists_no_state_has_twins_without_one(
+    vlms: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], conditioning: str
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["observation"]["state_names"] = []
+
+    robot = str(changed_robot(tmp_path, "wx250s_bridge", change).path)
+    options = ["--conditioning", conditioning, "--expert", "small"]
+    for name, more in (("usual", []), ("none", ["--state", "none"])):
+        assert init(vlms["qwen3_vl"], tmp_path / name, *options, *more, robot=robot) == 0
+        assert TwinBrainConfig.load(tmp_path / name).state_goes_to == "none"
+    for state in ("right", "expert"):
+        capsys.readouterr()
+        assert init(vlms["qwen3_vl"], tmp_path / "x", *options, "--state", state, robot=robot) == 2
+        assert f"state: found {state!r}, robot 'wx250s' lists no state: expected" in capsys.readouterr().err
+
+
+def test_a_camera_that_is_named_twice_is_refused(
+    vlms: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = ("--camera", "front", "--camera", "front")
+    message = refused(capsys, vlms["qwen3_vl"], tmp_path / "twin", *twice)
+    assert "cameras: found ['front', 'front'], expected different names" in message

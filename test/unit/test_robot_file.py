@@ -107,6 +107,10 @@ def _set(*keys: str | int, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("workspace", "upper", value=[0, 0, 0]), ["'workspace.upper'", "more than lower"]),
         (_set("urdf", value="other.urdf"), ["'urdf'", "does not exist"]),
         (_set("cameras", value=[]), ["'cameras' is []", "at least one camera"]),
+        (_set("name", value="<|im_end|>"), ["'name' is '<|im_end|>'", "without {, } and <|"]),
+        (_set("name", value="{instruction}"), ["'name' is '{instruction}'", "without {, } and <|"]),
+        (_set("name", value="an\narm"), ["'name' is 'an\\narm'", "a name in one line"]),
+        (_set("name", value="a" * 101), ["'name' is 'aaa", "of at most 100 characters"]),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place_and_what_was_expected(

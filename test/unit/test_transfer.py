@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from brain_fixtures import random_policy, tiny_config
+from robot_files import changed_robot
 
 from twinbrain_ros import cli
-from twinbrain_ros.brain.config import CheckpointError
+from twinbrain_ros.brain.config import CheckpointError, Embodiment, TwinBrainConfig
 from twinbrain_ros.brain.policy import TwinBrainPolicy
 from twinbrain_ros.brain.transfer import transfer
 from twinbrain_ros.resources import demo_checkpoint
 from twinbrain_ros.robot.robot_file import load_robot
+from twinbrain_ros.training.tokenizer import word_tokenizer
 
 WORDS = "put the carrot on the plate"
 
@@ -129,3 +134,38 @@ def test_what_does_not_fit_is_named(
 def test_options_of_the_other_kind_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["init", "--vlm", "x", "--words", "carrot", "--out", str(tmp_path / "out")]) == 2
     assert "expected with --brains" in capsys.readouterr().err
+
+
+def _twin(folder: Path, **changes: Any) -> Path:
+    """A tiny checkpoint whose config is changed."""
+    random_policy(
+        dataclasses.replace(tiny_config(), **changes), word_tokenizer(WORDS.split())
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_brains_of_several_robots_go_to_one(tmp_path: Path) -> None:
+    own = tiny_config()
+    known = tuple(
+        Embodiment(name, own.action, own.action_statistics, own.state_statistics)
+        for name in (own.robot, "other")
+    )
+    source = _twin(tmp_path / "several", embodiments=known)
+    config = transfer(source, load_robot("franka"), ["front"], tmp_path / "out")
+    assert config.robots == ("franka",)
+    assert TwinBrainConfig.load(tmp_path / "out") == config
+
+
+def test_brains_that_go_without_a_state_still_do(tmp_path: Path) -> None:
+    source = _twin(tmp_path / "none", state_names=(), state_statistics=None, right_prompt="{instruction}")
+    config = transfer(source, load_robot("wx250s"), ["front"], tmp_path / "out")
+    assert config.state_goes_to == "none"
+
+
+def test_a_right_brain_that_takes_a_state_is_refused_to_a_robot_that_lists_none(tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["observation"]["state_names"] = []
+
+    robot = changed_robot(tmp_path, "wx250s", change)
+    with pytest.raises(CheckpointError, match="state: robot 'wx250s' lists none, expected some: the right"):
+        transfer(_twin(tmp_path / "right"), robot, ["front"], tmp_path / "out")

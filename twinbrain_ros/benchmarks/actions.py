@@ -129,9 +129,16 @@ def _switched(opening: float) -> float:
 
 
 def policy_state(kind: str, state: State, groups: tuple[str, ...]) -> Array | None:
-    """The proprioceptive state of a profile's kind: [7] tool, [8] tool_axis_angle, [2 n] joint_sin_cos."""
+    """The proprioceptive state of a profile's kind: [7] tool, [8] tool_axis_angle, [2 n] joint_sin_cos.
+
+    Raises ValueError where the suite does not tell what the kind is made of.
+    """
     if kind == "none":
         return None
+    needed = {"tool_axis_angle": ("gripper_qpos",), "joint_sin_cos": groups}.get(kind, ())
+    lacking = [name for name in needed if name not in state]
+    if lacking:
+        raise ValueError(f"state: {kind!r} takes {lacking}, the suite gives {sorted(state)}")
     if kind == "tool":
         return tool_state(state["position"], state["rotation"], float(state["gripper"][0]))
     if kind == "tool_axis_angle":

@@ -20,6 +20,7 @@ from twinbrain_ros.benchmarks.results import Protocol, TrialLog, report
 from twinbrain_ros.benchmarks.runner import Plan, Runner
 from twinbrain_ros.benchmarks.trial import TrialKey, TrialResult, Watch
 from twinbrain_ros.benchmarks.watching import Album
+from twinbrain_ros.control.steps import StepExecutor
 from twinbrain_ros.training.state import write_whole
 
 TRIALS_OF_UNLISTED = 24  # where a suite has no list of placements
@@ -115,6 +116,12 @@ def evaluate(
         What is written (`results.report`).
     """
     evaluation = replace(evaluation, recorded=dataset is not None)
+    for player, profile in (
+        (evaluation.player, evaluation.profile),
+        (evaluation.lead, evaluation.lead_profile or evaluation.profile),
+    ):
+        if player is not None:  # refuses steps and delays beyond its horizon before a simulator is started
+            StepExecutor(profile.chunks(), player.horizon, evaluation.delay_steps, profile.votes)
     logs = out.with_suffix(".logs")
     environment = _environment(workers)
 

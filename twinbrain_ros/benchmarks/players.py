@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 _RESIZE = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
+TOOL_AXIS_ANGLE_NUMBERS = 8  # position, rotation vector, two fingers
 TOOL_RULE = ActionRule((), "euler", 1.0, 1.0)
 
 
@@ -30,18 +31,27 @@ class SuiteMismatch(ValueError):
     """A policy that cannot be played on a suite; names every difference with both values."""
 
 
-def check_state(config: TwinBrainConfig, profile: Profile) -> None:
-    """Refuses a checkpoint with a state under a profile without one, and the other way round.
+def check_config(config: TwinBrainConfig, profile: Profile) -> None:
+    """Refuses a checkpoint that was never trained, or with a state under a profile without one, and the other
+    way round.
 
     Raises SuiteMismatch naming what both have.
     """
+    if config.action_statistics is None:
+        raise SuiteMismatch("checkpoint: it has no statistics, it was never trained")
     wanted = config.robot_state_names if config.takes_state else ()
     given = STATE_NAMES if profile.state == "tool" else ()
     fits = not wanted if profile.state == "none" else bool(wanted)
     if profile.state == "tool":
         fits = fits and set(wanted) <= set(given)
+    if profile.state == "tool_axis_angle":
+        fits = fits and len(wanted) == TOOL_AXIS_ANGLE_NUMBERS
+    if profile.state == "joint_sin_cos":  # how many joints a group has is the suite's to say
+        fits = fits and bool(profile.action.groups)
     if not fits:
-        gives = "none" if profile.state == "none" else f"{profile.state!r} {list(given)}"
+        parts = {"tool": list(given), "tool_axis_angle": f"of {TOOL_AXIS_ANGLE_NUMBERS} numbers"}
+        of = parts.get(profile.state, f"of joint groups {list(profile.action.groups)}")
+        gives = "none" if profile.state == "none" else f"{profile.state!r} {of}"
         wants = list(wanted) if wanted else "none"
         raise SuiteMismatch(
             f"state: checkpoint wants {wants}, profile {profile.name!r} gives {gives}; --state gives another"
@@ -91,9 +101,7 @@ class TwinPlayer:
     def __init__(self, policy: TwinBrainPolicy, profile: Profile) -> None:
         self._policy, self._profile = policy, profile
         config = policy.config
-        if config.action_statistics is None:
-            raise SuiteMismatch("checkpoint: it has no statistics, it was never trained")
-        check_state(config, profile)
+        check_config(config, profile)
         self.name = policy.name
         self.horizon = config.action.horizon
         self.codec = codec_for(profile.action, config.action.composition)
@@ -118,7 +126,7 @@ class TwinPlayer:
         from twinbrain_ros.brain.policy import TwinBrainPolicy
 
         config = TwinBrainConfig.load(checkpoint)
-        check_state(config if robot is None else config.as_robot(robot), profile)
+        check_config(config if robot is None else config.as_robot(robot), profile)
         policy = TwinBrainPolicy.from_pretrained(checkpoint, device, dtype, tell=tell)
         if robot is not None:
             policy.act_as(robot)

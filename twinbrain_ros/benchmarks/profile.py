@@ -88,7 +88,7 @@ def load_profile(name_or_path: str) -> Profile:
         raise ProfileError(f"profile {name_or_path!r}: neither a file nor a shipped profile: {shipped}")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: not YAML: {error}") from error
     keys = ("views", "instruction", "state", "action", "execution", "limit", "success", "stop_at_success")
     top = StrictMapping(document, str(path), keys, error=ProfileError)

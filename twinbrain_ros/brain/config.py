@@ -18,7 +18,8 @@ from twinbrain_ros.brain.config_parts import CheckpointMismatch as CheckpointMis
 from twinbrain_ros.brain.config_parts import Embodiment as Embodiment
 from twinbrain_ros.brain.config_parts import ExpertConfig as ExpertConfig
 from twinbrain_ros.brain.config_parts import Normalizer as Normalizer
-from twinbrain_ros.brain.config_parts import one_of, tuples
+from twinbrain_ros.brain.config_parts import at_least, different, one_of, robot_name
+from twinbrain_ros.plain_data import PlainDataError, build
 
 CONFIG_FILE = "config.json"
 FAMILIES = ("qwen3_vl", "qwen2_5_vl")
@@ -46,14 +47,6 @@ def transformers_config(values: dict[str, Any]) -> PretrainedConfig:
         return AutoConfig.for_model(family, **values)
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"vlm: not a config of {family}: {error}") from error
-
-
-def _embodiment(values: dict[str, Any]) -> Embodiment:
-    values = {**values, "action": ActionConfig(**tuples(values["action"]))}
-    for key in ("action_statistics", "state_statistics"):
-        if values.get(key) is not None:
-            values[key] = Normalizer(**tuples(values[key]))
-    return Embodiment(**values)
 
 
 @dataclass(frozen=True)
@@ -113,13 +106,26 @@ class TwinBrainConfig:
     embodiments: tuple[Embodiment, ...] = ()
 
     def __post_init__(self) -> None:
+        robot_name("robot", self.robot)
         names = [c.name for c in self.cameras]
+        different("cameras", names)
+        at_least(1, **{"cameras": len(names), "left_cameras": len(self.left_cameras)})
+        different("state_names", self.robot_state_names)
         unknown = [n for n in self.left_cameras if n not in names]
         if unknown:
             raise CheckpointError(f"left_cameras: found {unknown}, expected some of {names}")
         one_of("conditioning", self.conditioning, ("hidden_states", "action_queries"))
         one_of("left_brain", self.left_brain, ("frozen", "trained", "none"))
         one_of("left_visibility", self.left_visibility, ("full", "index_causal"))
+        at_least(0, interaction_interval=self.interaction_interval, query_tokens=self.query_tokens)
+        if self.condition_layers is not None:
+            at_least(1, condition_layers=self.condition_layers)
+        if any(not s > 0 for s in self.image_std):
+            raise CheckpointError(f"image_std: found {list(self.image_std)}, expected numbers above 0")
+        least, most = self.pixel_limits or (1, 1)
+        if not 1 <= least <= most:
+            raise CheckpointError(f"pixel_limits: found {[least, most]}, expected least and most pixels")
+        self._check_prompts()
         self._check_right_prompt()
         if (self.conditioning == "action_queries") != (self.query_tokens > 0):
             raise CheckpointError(
@@ -141,6 +147,8 @@ class TwinBrainConfig:
         robots = [embodiment.robot for embodiment in self.embodiments]
         if not robots:
             return
+        for robot in robots:
+            robot_name("embodiments", robot)
         if len(set(robots)) < len(robots) or self.robot not in robots:
             raise CheckpointError(
                 f"embodiments: found {robots}, expected {self.robot!r} and others, once each"
@@ -156,6 +164,31 @@ class TwinBrainConfig:
                         f"{where}action.{key}: found {found}, expected {expected}, as of all"
                     )
             self._check_units(where, embodiment.action_statistics, embodiment.state_statistics)
+        for key, known in vars(self.embodiments[robots.index(self.robot)]).items():
+            if known != getattr(self, key):
+                raise CheckpointError(
+                    f"embodiments: {self.robot}: {key}: found {known}, expected the config's own, "
+                    f"{getattr(self, key)}"
+                )
+
+    def _check_prompts(self) -> None:
+        """Tokens that are put in by number, of images, state and queries, stand nowhere else."""
+        placed = (IMAGE_TOKEN, VISION_START, VISION_END, QUERY_TOKEN)
+        for key, tokens in (
+            ("left_prompt", (*placed, STATE_TOKEN, QUERIES)),
+            ("right_prompt", placed),
+            ("left_system", (*placed, STATE_TOKEN, QUERIES)),
+            ("right_system", (*placed, STATE_TOKEN, QUERIES)),
+        ):
+            text = getattr(self, key) or ""
+            found = [token for token in tokens if token in text]
+            if found:
+                raise CheckpointError(f"{key}: found {found} in {text!r}, expected none of {list(tokens)}")
+        if "{instruction}" not in self.left_prompt + self.right_prompt:
+            found = [self.left_prompt, self.right_prompt]
+            raise CheckpointError(
+                f"left_prompt, right_prompt: found {found}, expected {{instruction}} in one"
+            )
 
     def _check_right_prompt(self) -> None:
         queries = self.conditioning == "action_queries"
@@ -239,39 +272,15 @@ class TwinBrainConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TwinBrainConfig:
-        """Builds a config from JSON data; names missing and unknown keys."""
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        # Where the state goes stands in the right prompt; earlier files say it a second time.
-        values = {key: value for key, value in values.items() if key != "state_goes_to"}
-        unknown = sorted(set(values) - set(known))
-        missing = sorted(
-            n
-            for n, f in known.items()
-            if n not in values
-            and f.default is dataclasses.MISSING
-            and f.default_factory is dataclasses.MISSING
-        )
-        if unknown or missing:
-            raise CheckpointError(f"config: unknown keys {unknown}, missing keys {missing}")
-        data = dict(values)
+    def from_dict(cls, values: Any, where: str = "config") -> TwinBrainConfig:
+        """Builds a config from JSON data. Raises CheckpointError naming the key, after `where`."""
+        if isinstance(values, dict):
+            # Where the state goes stands in the right prompt; earlier files say it a second time.
+            values = {key: value for key, value in values.items() if key != "state_goes_to"}
         try:
-            data["cameras"] = tuple(CameraInput(**tuples(c)) for c in data["cameras"])
-            data["left_cameras"] = tuple(data["left_cameras"])
-            data["state_names"] = tuple(data["state_names"])
-            data["action"] = ActionConfig(**tuples(data["action"]))
-            if "expert" in data:
-                data["expert"] = ExpertConfig(**data["expert"])
-            for key in ("image_mean", "image_std", "pixel_limits"):
-                if data.get(key) is not None:
-                    data[key] = tuple(data[key])
-            for key in ("action_statistics", "state_statistics"):
-                if data.get(key) is not None:
-                    data[key] = Normalizer(**tuples(data[key]))
-            data["embodiments"] = tuple(_embodiment(e) for e in data.get("embodiments", ()))
-        except (TypeError, KeyError) as error:
-            raise CheckpointError(f"config: {error}") from error
-        return cls(**data)
+            return build(cls, values, where)
+        except PlainDataError as error:
+            raise CheckpointError(str(error)) from error
 
     def save(self, directory: Path) -> None:
         (directory / CONFIG_FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
@@ -287,8 +296,8 @@ class TwinBrainConfig:
     def read(cls, path: Path) -> TwinBrainConfig:
         """A config from a JSON file; errors name it."""
         try:
-            values = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # of JSON or of UTF-8
             raise CheckpointError(f"{path}: not valid JSON: {error}") from error
         try:
             return cls.from_dict(values)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from twinbrain_ros.text import NAME_EXPECTED, is_name, shown
 
 
 class CheckpointError(ValueError):
@@ -20,9 +23,23 @@ def one_of(key: str, found: str, allowed: tuple[str, ...]) -> None:
         raise CheckpointError(f"{key}: found {found!r}, expected one of {list(allowed)}")
 
 
-def tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Lists of JSON data as the tuples that dataclasses have."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+def at_least(least: int, **numbers: int) -> None:
+    """Raises CheckpointError for a number, given by its key, that is less."""
+    for key, found in numbers.items():
+        if not found >= least:
+            raise CheckpointError(f"{key}: found {found}, expected at least {least}")
+
+
+def different(key: str, found: Sequence[str]) -> None:
+    """Raises CheckpointError unless these are names, each once."""
+    if not all(found) or len(set(found)) < len(found):
+        raise CheckpointError(f"{key}: found {list(found)}, expected different names")
+
+
+def robot_name(key: str, found: str) -> None:
+    """Raises CheckpointError for what cannot be a robot's name: it is put into prompts."""
+    if not is_name(found):
+        raise CheckpointError(f"{key}: found {shown(found)}, expected {NAME_EXPECTED}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,10 @@ class CameraInput:
     crop: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.width < 0 or self.height < 0:
+            raise CheckpointError(
+                f"camera {self.name}: found {self.width}x{self.height} pixels, expected 0 or more"
+            )
         if self.crop is None:
             return
         starts, ends = self.crop[:2], self.crop[2:]
@@ -80,6 +101,8 @@ class ExpertConfig:
     def __post_init__(self) -> None:
         one_of("expert.prediction", self.prediction, ("velocity", "clean"))
         one_of("expert.reads", self.reads, ("last_layer", "layer_wise"))
+        least = {key: getattr(self, key) for key in ("width", "heads", "layers", "ff_mult", "denoise_steps")}
+        at_least(1, **{f"expert.{key}": found for key, found in least.items()})
         if self.width % self.heads:
             raise CheckpointError(f"expert.width {self.width} is not a multiple of expert.heads {self.heads}")
 
@@ -105,6 +128,12 @@ class ActionConfig:
     horizon: int
     period_s: float
 
+    def __post_init__(self) -> None:
+        different("action.names", self.names)
+        at_least(1, **{"action.horizon": self.horizon})
+        if not 0 < self.period_s < math.inf:
+            raise CheckpointError(f"action.period_s: found {self.period_s}, expected seconds above 0")
+
 
 @dataclass(frozen=True)
 class Normalizer:
@@ -122,10 +151,11 @@ class Normalizer:
     zero_constants: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or any(not s >= 0 for s in self.std):
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if len(self.mean) != len(self.std) or not finite or any(s < 0 for s in self.std):
             raise CheckpointError(
-                f"statistics: mean has {len(self.mean)} and std {len(self.std)} entries; "
-                "both need one entry per dimension and no std may be below 0"
+                f"statistics: found mean {list(self.mean)} and std {list(self.std)}, expected a finite "
+                "number of each per dimension, and no std below 0"
             )
         if any(not 0 <= i < len(self.mean) for i in self.binary):
             raise CheckpointError(f"statistics: binary {self.binary} of {len(self.mean)} dimensions")

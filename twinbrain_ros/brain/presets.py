@@ -234,7 +234,7 @@ def twin_config(
         state_hidden=1024,
         conditioning=conditioning,
         query_tokens=8 if asks else 0,
-        right_prompt=QUERY_PROMPT if asks else STATE_PROMPT,
+        right_prompt=QUERY_PROMPT if asks else STATE_PROMPT if state_names else "{instruction}",
         left_system=system,
         right_system=system,
         image_mean=CLIP_MEAN if qwen2_5 else (0.5, 0.5, 0.5),

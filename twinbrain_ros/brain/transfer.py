@@ -33,7 +33,7 @@ def transfer(
     """Writes the checkpoint; it has no statistics until it is trained.
 
     Both brains stay as they are, the right one with what it has learnt. The action expert is drawn from the
-    seed, and so is the state encoder, unless the state is the same.
+    seed, and so is the state encoder, unless the state is the same. Who takes the state, or nobody, stays.
 
     Args:
         cameras: of the robot, in order; the left brain sees the first one.
@@ -41,7 +41,8 @@ def transfer(
         crop: the part of the first camera's image that they see (`CameraInput`).
         words: that its word-level tokenizer is to know too.
     Raises:
-        CheckpointError: pixels do not make whole image tokens, or there is no room for so many words.
+        CheckpointError: pixels do not make whole image tokens, or there is no room for so many words, or the
+            right brain takes a state and the robot file lists none.
     """
     policy = TwinBrainPolicy.from_pretrained(source)
     old, action = policy.config, robot.action
@@ -49,6 +50,11 @@ def transfer(
     factor = policy.model.layout.factor
     if width % factor or height % factor:
         raise CheckpointError(f"pixels: found {width}x{height}, expected multiples of {factor}")
+    state_names = () if old.state_goes_to == "none" else robot.observation.state_names
+    if old.state_goes_to == "right" and not state_names:
+        raise CheckpointError(
+            f"state: robot {robot.name!r} lists none, expected some: the right brain of {source} takes it"
+        )
     config = dataclasses.replace(
         old,
         robot=robot.name,
@@ -56,8 +62,9 @@ def transfer(
             CameraInput(name, width, height, None if i else crop) for i, name in enumerate(cameras)
         ),
         left_cameras=tuple(cameras[:1]),
-        state_names=robot.observation.state_names,
+        state_names=state_names,
         action=ActionConfig(action.space, action.composition, action.names, action.horizon, action.period_s),
+        embodiments=(),
         action_statistics=None,
         state_statistics=None,
     )

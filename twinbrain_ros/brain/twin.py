@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from twinbrain_ros.brain import backbone, decoder
 from twinbrain_ros.brain.asymot import JointCache, LeftMemory, causal_mask, joint_mask, last_joint_layer
-from twinbrain_ros.brain.config import TwinBrainConfig
+from twinbrain_ros.brain.config import CheckpointError, TwinBrainConfig
 from twinbrain_ros.brain.decoder import Side
 from twinbrain_ros.brain.expert import ActionExpert, Context
 from twinbrain_ros.brain.preprocess import patchify
@@ -45,6 +45,10 @@ class TwinBrain(nn.Module):
         self.state_encoder = state_encoder(config, hidden)
         self.expert = ActionExpert(config.expert, hidden, config.action.horizon, len(config.action.names))
         layers = vlm_config.get_text_config().num_hidden_layers
+        if (config.condition_layers or 0) > layers:
+            raise CheckpointError(
+                f"condition_layers: found {config.condition_layers}, the right brain has {layers} layers"
+            )
         self.last = (layers if config.condition_layers is None else config.condition_layers) - 1
         self.last_joint = last_joint_layer(self.last + 1, config.interaction_interval)
         self.recompute = False  # gradient checkpointing of the right decoder: less memory, more time

@@ -86,10 +86,16 @@ def run(args: argparse.Namespace) -> int:
     directory = checkpoint_directory(args.checkpoint)
     from twinbrain_ros.brain.config import TwinBrainConfig
     from twinbrain_ros.brain.policy import TwinBrainPolicy
+    from twinbrain_ros.brain.prompt import check_instruction
 
+    check_instruction(args.instruction, "--instruction")
     config = TwinBrainConfig.load(directory)
     if args.robot is not None:
         config = config.as_robot(args.robot)
+    if config.action_statistics is None and not args.normalized:
+        raise CommandError(
+            f"{directory}: found no statistics, it was never trained: expected --normalized, its own units"
+        )
     views = len(args.image) if config.any_views else None
     if views is not None:
         config = config.with_views(views)
@@ -161,7 +167,7 @@ def load_state(path: Path | None, config: TwinBrainConfig, normalized: bool) -> 
 
     names = list(config.state_names)
     if path is None:
-        if not names or config.conditioning == "action_queries":
+        if not names or (config.expert_takes_state and config.conditioning == "action_queries"):
             return None
         if normalized or config.state_statistics is None:
             return np.zeros(len(names))
@@ -183,6 +189,8 @@ def load_state(path: Path | None, config: TwinBrainConfig, normalized: bool) -> 
         raise CommandError(f"--state {path}: expected a list of numbers or an object of {names}")
     if len(values) not in (len(names), len(config.robot_state_names)):
         raise CommandError(f"--state {path}: found {len(values)} values, expected {len(names)}: {names}")
+    if not np.isfinite(values).all():
+        raise CommandError(f"--state {path}: found {values}, expected finite numbers")
     return np.asarray(values, dtype=np.float64)
 
 

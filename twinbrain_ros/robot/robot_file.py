@@ -24,7 +24,7 @@ from twinbrain_ros.robot.command_interfaces import ArmCommand, GripperCommand, r
 from twinbrain_ros.robot.poses import HOME, Pose, read_finger, read_poses
 from twinbrain_ros.robot.strict import StrictMapping
 from twinbrain_ros.robot.teleop_inputs import TeleopInput, read_teleop
-from twinbrain_ros.text import one_line
+from twinbrain_ros.text import NAME_EXPECTED, is_name, one_line
 
 ACTION_SPACES = ("ee_delta", "joint_position")
 COMPOSITIONS = ("observation", "previous_target")
@@ -254,6 +254,8 @@ def _robot(document: Any, path: Path) -> RobotFile:
         raise observation.fail(
             "state_names", list(state_names), f"some of {list(known_states)}, or [] for none"
         )
+    if not is_name(top.text("name")):
+        raise top.fail("name", top.text("name"), NAME_EXPECTED)
     return RobotFile(
         name=top.text("name"),
         path=path,

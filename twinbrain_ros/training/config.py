@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from twinbrain_ros.brain.config import STATES, ActionConfig, CameraInput, ExpertConfig, TwinBrainConfig
 from twinbrain_ros.data.dataset_findings import DatasetError
+from twinbrain_ros.plain_data import PlainDataError, build
 from twinbrain_ros.robot.robot_file import RobotFile
 from twinbrain_ros.training.dataset import GOALS_PER_FRAME
 from twinbrain_ros.training.demonstrations import DataConfig
@@ -21,8 +20,6 @@ from twinbrain_ros.training.lora import LoraConfig
 from twinbrain_ros.training.mixture import MixtureEntry, MixtureOptions
 from twinbrain_ros.training.policy import PolicyLosses
 from twinbrain_ros.training.vlm import QUESTIONS_PER_VIEW
-
-T = TypeVar("T")
 
 
 class TrainConfigError(ValueError):
@@ -134,8 +131,8 @@ def read_train_file(path: Path) -> dict[str, Any]:
             f"{path}: no such file, expected a training file such as config/train/demo.yaml"
         )
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise TrainConfigError(f"{path}: found {values!r}, expected a mapping")
@@ -145,49 +142,10 @@ def read_train_file(path: Path) -> dict[str, Any]:
 def build_train_config(values: Any, where: str) -> TrainConfig:
     """A training file from plain data; errors begin with `where`."""
     try:
-        return _build(TrainConfig, values, where)
-    except (TrainConfigError, DatasetError) as error:
+        return build(TrainConfig, values, where)
+    except (PlainDataError, TrainConfigError, DatasetError) as error:
         text = str(error)
         raise TrainConfigError(text if text.startswith(where) else f"{where}: {text}") from error
-
-
-def _build(cls: type[T], values: Any, where: str) -> T:
-    """A dataclass from a mapping, strictly: unknown, missing and mistyped keys are named."""
-    if not isinstance(values, dict):
-        raise TrainConfigError(f"{where}: found {values!r}, expected a mapping")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in fields:
-            raise TrainConfigError(f"{where}: unknown key {key!r}, expected some of {sorted(fields)}")
-    out = {}
-    for name, spec in fields.items():
-        if name in values:
-            out[name] = _value(hints[name], values[name], f"{where}: {name}")
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            raise TrainConfigError(f"{where}: key {name!r} is missing")
-    return cls(**out)
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if isinstance(hint, types.UnionType):  # only ever "or None"
-        return None if value is None else _value(typing.get_args(hint)[0], value, where)
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise TrainConfigError(f"{where}: found {value!r}, expected a list")
-        inner = typing.get_args(hint)[0]
-        return tuple(_value(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if typing.get_origin(hint) is dict:
-        if not isinstance(value, dict):
-            raise TrainConfigError(f"{where}: found {value!r}, expected a mapping")
-        inner = typing.get_args(hint)[1]
-        return value if inner is Any else {k: _value(inner, v, f"{where}: {k}") for k, v in value.items()}
-    accepted = (int, float) if hint is float else (hint,)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise TrainConfigError(f"{where}: found {value!r}, expected {getattr(hint, '__name__', hint)}")
-    return float(value) if hint is float else value
 
 
 def twin_config(config: TrainConfig, robot: RobotFile, tokenizer: Any) -> TwinBrainConfig:

@@ -140,6 +140,9 @@ class MixtureSource:
                 f"datasets: found those of {sorted(set(self._robot_of))}, expected one of {robot.name!r}, "
                 "which is trained for"
             )
+        for name in dict.fromkeys(self._robot_of):
+            if not self.weights[[known == name for known in self._robot_of]].any():
+                raise DatasetError(f"datasets: weights of {name!r} are all 0, expected one above 0")
         self.datasets = [self._open(entry, own) for entry, own in zip(entries, robots, strict=True)]
         names = [dataset.name for dataset in self.datasets]
         if len(set(names)) != len(names):
