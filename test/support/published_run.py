@@ -34,7 +34,8 @@ def run_copy(to: Path, name: str = "run") -> Path:
 
 def imported(run: Path, out: Path, **options: Any) -> Imported:
     base = str(options.pop("base", BASE))
-    return import_checkpoint(run, base, load_robot(robot_file_path("wx250s")), out, **options)
+    robot = options.pop("robot", None) or load_robot(robot_file_path("wx250s"))
+    return import_checkpoint(run, base, robot, out, **options)
 
 
 def case(name: str) -> dict[str, Any]:

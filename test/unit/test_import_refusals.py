@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from published_run import BASE, WEIGHTS, case, imported, run_copy
+from robot_files import changed_robot
 from safetensors.torch import load_file, save_file
 
 from twinbrain_ros import cli
@@ -71,6 +72,10 @@ def refused(run: Path, tmp_path: Path, message: str, **options: Any) -> None:
         (
             lambda c: c["datasets"]["vla_data"].update(image_size=[64, 0]),
             r"image_size: found \[64, 0\], expected \[width, height\]",
+        ),
+        (
+            lambda c: c["datasets"]["vla_data"].update(include_state="false"),
+            r"include_state: found 'false', expected true or false",
         ),
         (
             lambda c: c["framework"]["action_model"].pop("action_dim"),
@@ -138,6 +143,15 @@ def test_another_base_vlm_is_refused(tmp_path: Path) -> None:
     refused(run, tmp_path, "not readable as a base VLM", base=tmp_path / "nowhere")
 
 
+def test_a_run_with_a_state_is_refused_to_a_robot_that_lists_none(tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["observation"]["state_names"] = []
+
+    robot = changed_robot(tmp_path, "wx250s", change)
+    message = "state_dim: found 8, expected 0, as robot 'wx250s' lists no state"
+    refused(run_copy(tmp_path), tmp_path, message, robot=robot)
+
+
 def test_a_chat_format_that_we_do_not_build_is_refused(tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(BASE, base)
@@ -162,6 +176,18 @@ def test_a_chat_format_that_we_do_not_build_is_refused(tmp_path: Path) -> None:
         ),
         (lambda s: s["oxe_bridge"]["action"]["q01"].pop(), {}, r"action\.q01: found 6 values, expected 7"),
         (lambda s: s["oxe_bridge"]["action"].pop("q99"), {}, r"action\.q99: found no values, expected 7"),
+        (
+            lambda s: s["oxe_bridge"]["action"].update(q01=["a"] * 7),
+            {},
+            r"action\.q01: found 'a', expected fl",
+        ),
+        (
+            lambda s: s["oxe_bridge"]["action"].update(mask=[True]),
+            {},
+            r"action\.mask: found 1 values, expect",
+        ),
+        (lambda s: s["oxe_bridge"].update(action=[1]), {}, r"oxe_bridge: action: found \[1\], expected q01"),
+        (lambda s: s.update(oxe_bridge=[1]), {}, r"oxe_bridge: found \[1\], expected statistics of action"),
     ],
 )
 def test_statistics_that_do_not_fit_are_refused(

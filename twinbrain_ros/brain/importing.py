@@ -170,7 +170,7 @@ def _config(
         image_std=vlm.images.std,
         pixel_limits=vlm.images.pixel_limits,
         any_views=True,
-        send_state=bool(source.get("datasets.vla_data.include_state", False)),
+        send_state=source.flag("datasets.vla_data.include_state"),
     )
 
 
@@ -187,10 +187,14 @@ def _image_size(source: RunConfig) -> tuple[int, int]:
 def _state_names(source: RunConfig, robot: RobotFile) -> tuple[str, ...]:
     """Names of the model's state, which may hold a pad before the gripper that robots lack (BridgeData)."""
     dims = source.get("framework.action_model.state_dim")
-    names = tuple(robot.observation.state_names)
-    padded = (*names[:-1], PAD_STATE, names[-1])
     if not dims:
         return ()
+    names = tuple(robot.observation.state_names)
+    if not names:
+        raise source.error(
+            "framework.action_model.state_dim", dims, f"0, as robot {robot.name!r} lists no state"
+        )
+    padded = (*names[:-1], PAD_STATE, names[-1])
     for known in (names, padded):
         if dims == len(known):
             return known

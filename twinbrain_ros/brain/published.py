@@ -167,6 +167,13 @@ class RunConfig:
             raise self.error(name, value, "an integer")
         return value
 
+    def flag(self, name: str) -> bool:
+        """True or false; false where it is not there."""
+        value = self.get(name, False)
+        if not isinstance(value, bool):
+            raise self.error(name, value, "true or false")
+        return value
+
     def expect(self, name: str, *allowed: Any, default: Any = None) -> None:
         """Refuses a value that we do not compute."""
         value = self.get(name, default)
@@ -204,23 +211,25 @@ def normalizer(
     mode: "q99" maps [q01, q99] to [-1, 1], as for BridgeData; "min_max" maps [min, max], as for RoboCasa.
     Grippers of q99 data are binary. Raises CheckpointError where lengths differ from `names`.
     """
+    if not isinstance(statistics, dict):
+        raise CheckpointError(f"{where}: found {statistics!r}, expected statistics of action and state")
     values = statistics.get(kind)
     if values is None:
         return None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{where}: {kind}: found {values!r}, expected q01, q99, min, max")
     low_key, high_key = ("q01", "q99") if mode == "q99" else ("min", "max")
-    for key in (low_key, high_key):
-        found = values.get(key)
-        if not isinstance(found, list) or len(found) != len(names):
-            size = len(found) if isinstance(found, list) else "no"
-            raise CheckpointError(
-                f"{where}: {kind}.{key}: found {size} values, expected {len(names)}: {names}"
-            )
+    low, high = (
+        _entries(values, key, (int, float), names, f"{where}: {kind}") for key in (low_key, high_key)
+    )
     grippers = {i for i, name in enumerate(names) if "gripper" in name and mode == "q99"}
-    mask = values.get("mask") or [i not in grippers for i in range(len(names))]
+    mask = [i not in grippers for i in range(len(names))]
+    if values.get("mask"):
+        mask = _entries(values, "mask", (bool,), names, f"{where}: {kind}")
     mean, std = [], []
-    for scaled, low, high in zip(mask, values[low_key], values[high_key], strict=True):
-        mean.append((high + low) / 2 if scaled else 0.0)
-        std.append((high - low) / 2 if scaled else 1.0)
+    for scaled, least, most in zip(mask, low, high, strict=True):
+        mean.append((most + least) / 2 if scaled else 0.0)
+        std.append((most - least) / 2 if scaled else 1.0)
     return Normalizer(
         tuple(mean),
         tuple(std),
@@ -228,3 +237,17 @@ def normalizer(
         binary=tuple(sorted(i for i in grippers if kind == "state" or not mask[i])),
         zero_constants=mode == "min_max",
     )
+
+
+def _entries(
+    values: dict[str, Any], key: str, kinds: tuple[type, ...], names: tuple[str, ...], where: str
+) -> list[Any]:
+    """A list with one entry of a kind for each name."""
+    found = values.get(key)
+    if not isinstance(found, list) or len(found) != len(names):
+        size = len(found) if isinstance(found, list) else "no"
+        raise CheckpointError(f"{where}.{key}: found {size} values, expected {len(names)}: {names}")
+    wrong = [value for value in found if not isinstance(value, kinds)]
+    if wrong:
+        raise CheckpointError(f"{where}.{key}: found {wrong[0]!r}, expected {kinds[-1].__name__}s")
+    return found
