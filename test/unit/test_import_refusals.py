@@ -179,12 +179,12 @@ def test_a_chat_format_that_we_do_not_build_is_refused(tmp_path: Path) -> None:
         (
             lambda s: s["oxe_bridge"]["action"].update(q01=["a"] * 7),
             {},
-            r"action\.q01: found 'a', expected fl",
+            r"action\.q01: found 'a'",
         ),
         (
             lambda s: s["oxe_bridge"]["action"].update(mask=[True]),
             {},
-            r"action\.mask: found 1 values, expect",
+            r"action\.mask: found 1 values",
         ),
         (lambda s: s["oxe_bridge"].update(action=[1]), {}, r"oxe_bridge: action: found \[1\], expected q01"),
         (lambda s: s.update(oxe_bridge=[1]), {}, r"oxe_bridge: found \[1\], expected statistics of action"),

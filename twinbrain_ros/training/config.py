@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,35 @@ from twinbrain_ros.training.lora import LoraConfig
 from twinbrain_ros.training.mixture import MixtureEntry, MixtureOptions
 from twinbrain_ros.training.policy import PolicyLosses
 from twinbrain_ros.training.vlm import QUESTIONS_PER_VIEW
+
+# The least and the most of numbers that would else train nothing, for ever, or away from what is taught.
+_ANY = math.inf
+LOOP_RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, _ANY),
+    "batch_size": (1, _ANY),
+    "learning_rate": (0, _ANY),
+    "warmup_steps": (0, _ANY),
+    "final_rate_fraction": (0, 1),
+    "weight_decay": (0, _ANY),
+    "clip_norm": (1e-12, _ANY),
+    "ema_decay": (0, 0.999999),
+    "seed": (0, 2**63 - 1),
+    "save_every_steps": (1, _ANY),
+    "workers": (0, _ANY),
+}
+RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    "vlm": LOOP_RANGES,
+    "policy": LOOP_RANGES,
+    "losses": {"noise_repeats": (1, _ANY), "prefix_steps": (0, _ANY), "grounding_weight": (0, _ANY)},
+    "lora": {"rank": (0, _ANY), "dropout": (0, 0.99)},
+    "dataset_options": {"held_out_episodes": (0, _ANY)},
+    "evaluation": {
+        "episodes": (0, _ANY),
+        "every_steps": (0, _ANY),
+        "trial_episodes": (0, _ANY),
+        "held_out_batches": (1, _ANY),
+    },
+}
 
 
 class TrainConfigError(ValueError):
@@ -91,6 +121,7 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
+        self._check_ranges()
         if self.state not in ("", *STATES):
             raise TrainConfigError(f"state: found {self.state!r}, expected one of {list(STATES)}, or nothing")
         if (self.data is None) == (not self.datasets):
@@ -116,6 +147,23 @@ class TrainConfig:
                     f"{name}: batch_size: found {loop.batch_size}, expected a multiple of {multiple}: so "
                     "many share an image"
                 )
+
+    def _check_ranges(self) -> None:
+        for section, ranges in RANGES.items():
+            part = getattr(self, section)
+            for key, (least, most) in ranges.items() if part is not None else ():
+                _check_range(f"{section}: {key}", getattr(part, key), least, most)
+        for section in ("vlm", "policy"):
+            loop = getattr(self, section)
+            for name, rate in loop.learning_rates.items() if loop is not None else ():
+                _check_range(f"{section}: learning_rates: {name}", rate, 0, _ANY)
+        _check_range("left_cache_gb", self.left_cache_gb, 0, _ANY)
+
+
+def _check_range(key: str, found: float, least: float, most: float) -> None:
+    if not least <= found <= most or not math.isfinite(found):
+        upper = "" if most == _ANY else f" and at most {most:g}"
+        raise TrainConfigError(f"{key}: found {found:g}, expected a number of at least {least:g}{upper}")
 
 
 def load_train_config(path: Path) -> tuple[TrainConfig, dict[str, Any]]:
