@@ -212,6 +212,24 @@ def test_a_signal_saves_after_the_step_and_the_run_goes_on_from_there(tmp_path: 
     assert same(fit(tmp_path / "told"), whole)
 
 
+def test_a_signal_in_a_trial_ends_it_at_once_and_it_is_held_again(tmp_path: Path) -> None:
+    whole, held = fit(tmp_path / "whole"), []
+
+    def long(step: int) -> dict[str, float]:
+        held.append(step)
+        if len(held) == 1:
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("the trial went on")
+        return {"score": 1.0}
+
+    with pytest.raises(
+        Stopped, match=r"stopped after step 5 of 12 \(SIGTERM\); the state of step 5 is saved"
+    ):
+        fit(tmp_path / "told", rehearsal=Rehearsal(5, long), told=(99, signal.SIGTERM))
+    assert same(fit(tmp_path / "told", rehearsal=Rehearsal(5, long)), whole)
+    assert held == [5, 5, 10]
+
+
 def test_a_run_cut_off_in_a_trial_has_saved_before_and_holds_the_trial_again(tmp_path: Path) -> None:
     class Killed(Exception):
         pass

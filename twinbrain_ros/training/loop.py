@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from twinbrain_ros.training.batch import Share
 from twinbrain_ros.training.loader import batches_from
 from twinbrain_ros.training.memory import MemoryLacking, TrainingMemory
-from twinbrain_ros.training.processes import ProcessLost, Stopped, StopSignals, accelerator, processes
+from twinbrain_ros.training.processes import CutOff, ProcessLost, Stopped, StopSignals, accelerator, processes
 from twinbrain_ros.training.progress import Progress
 from twinbrain_ros.training.state import check_room, not_finite
 from twinbrain_ros.training.store import Store
@@ -209,8 +209,8 @@ class Stage:
         rates = {f"rate_{g['name']}" if g["name"] else "rate": g["lr"] for g in self.weights.groups}
         self.progress.note(step, losses, config.batch_size * self.processes.count, waited_s, rates)
         due = rehearsal is not None and done % rehearsal.every_steps == 0
-        if self._asked or done % config.save_every_steps == 0 or done == config.steps:
-            self._save(done)
+        if self._asked or due or done % config.save_every_steps == 0 or done == config.steps:
+            self._save(done)  # before a trial too: it is long, and may be cut off
         if self._asked:
             self._stop(self._asked, done)
         if rehearsal is not None and due:
@@ -264,11 +264,16 @@ class Stage:
     def _rehearse(self, rehearsal: Rehearsal, step: int) -> None:
         def held() -> None:
             self.progress.pause()
-            self.progress.add({"step": step, **rehearsal.run(step)})
+            with self._signals.at_once():
+                figures = rehearsal.run(step)
+            self.progress.add({"step": step, **figures})
             self.progress.go_on()
 
-        with self.weights.instead():
-            self.processes.first_does(held)
+        try:
+            with self.weights.instead():
+                self.processes.first_does(held)
+        except CutOff:  # in the first process; the others have ended
+            self._stop(self._signals.asked, step)
 
     def _save(self, step: int) -> None:
         """Writes the state; a disk that is full now may have room at the next turn, but not at the end.

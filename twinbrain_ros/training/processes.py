@@ -223,6 +223,10 @@ def mean_over(share: Share, value: Tensor) -> Tensor:
     return total / share.count
 
 
+class CutOff(BaseException):
+    """What ran was not to be waited for (`StopSignals.at_once`)."""
+
+
 class StopSignals:
     """SIGTERM and SIGINT, caught while a block runs: `asked` is the signal's number, 0 while there was none.
 
@@ -232,6 +236,18 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked = 0
+        self._cuts = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a signal raises CutOff where it finds the main thread; one that came before does too."""
+        self._cuts = True
+        try:
+            if self.asked:
+                raise CutOff
+            yield
+        finally:
+            self._cuts = False
 
     @contextmanager
     def caught(self, alone: bool) -> Iterator[None]:
@@ -245,6 +261,8 @@ class StopSignals:
             self.asked = number
             if alone:
                 restore()
+            if self._cuts:
+                raise CutOff
 
         def restore() -> None:
             for number, handler in before.items():
