@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,17 +12,14 @@ from typing import Any
 import pytest
 import torch
 from brain_fixtures import tiny_config
+from script_files import SCRIPTS, load_script
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_gpu.py"
+SCRIPT = SCRIPTS / "bench_gpu.py"
 
 
 @pytest.fixture
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_gpu", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load_script("bench_gpu", monkeypatch)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 0, reason="a GPU is here")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from benchmark_fixtures import RulePlayer, open_worker, plan_for, standing
 from put_on_suite import MARKER, MAT, THING, PutOn
+from script_files import load_script
 
 from twinbrain_ros.benchmarks.actions import codec_for
 from twinbrain_ros.benchmarks.expert import PutOnExpert
@@ -390,12 +389,7 @@ def test_the_expert_is_refused_where_no_poses_are_told(tmp_path: Path) -> None:
 
 
 def test_how_far_a_trial_came_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path(__file__).resolve().parents[2] / "scripts" / "trial_phases.py"
-    spec = importlib.util.spec_from_file_location("trial_phases", path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, script.__name__, script)
-    spec.loader.exec_module(script)
+    script = load_script("trial_phases", monkeypatch)
     profile = dataclasses.replace(load_profile("own"), steps=1)
     expert, key = PutOnExpert(), TrialKey("calm", 0, 0)
 

@@ -87,21 +87,14 @@ def results(path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module", params=FAMILIES)
 def twin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A VLM's folder and a twin that `init` made of it."""
-    folder = tmp_path_factory.mktemp(request.param)
-    vlm = vlm_folder(folder / "vlm", request.param)
-    init = [
-        "init",
-        "--vlm",
-        str(vlm),
-        "--out",
-        str(folder / "twin"),
-        "--expert",
-        "small",
-        "--camera",
-        "front",
-    ]
+    return made_twin(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def made_twin(folder: Path, family: str) -> tuple[Path, Path]:
+    vlm, out = vlm_folder(folder / "vlm", family), folder / "twin"
+    init = ["init", "--vlm", str(vlm), "--out", str(out), "--expert", "small", "--camera", "front"]
     assert cli.main(init) == 0
-    return vlm, folder / "twin"
+    return vlm, out
 
 
 def trained(checkpoint: Path, out: Path) -> None:
@@ -216,21 +209,7 @@ def test_another_vlm_than_the_twins_own_is_refused(
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small")
-    vlm = vlm_folder(folder / "vlm", "qwen3_vl")
-    init = [
-        "init",
-        "--vlm",
-        str(vlm),
-        "--out",
-        str(folder / "twin"),
-        "--expert",
-        "small",
-        "--camera",
-        "front",
-    ]
-    assert cli.main(init) == 0
-    return folder / "twin"
+    return made_twin(tmp_path_factory.mktemp("small"), "qwen3_vl")[1]
 
 
 def test_an_interrupted_run_goes_on_and_asks_nothing_twice(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from script_files import load_script
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "simulator_python.py"
 LISTED = """\
 'http://archive.example/debian/dists/bookworm/InRelease' archive.example_bookworm_InRelease 0
 'http://archive.example/security/dists/bookworm-security/InRelease' archive.example_security_InRelease 0
@@ -18,12 +17,8 @@ LISTED = """\
 
 
 @pytest.fixture
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("simulator_python", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load_script("simulator_python", monkeypatch)
 
 
 def test_debian_12_takes_its_backports_too(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from twinbrain_ros.text import NAME_EXPECTED, is_name, shown
+
+if TYPE_CHECKING:
+    from twinbrain_ros.robot.robot_file import ActionSpec
 
 
 class CheckpointError(ValueError):
@@ -133,6 +137,11 @@ class ActionConfig:
         at_least(1, **{"action.horizon": self.horizon})
         if not 0 < self.period_s < math.inf:
             raise CheckpointError(f"action.period_s: found {self.period_s}, expected seconds above 0")
+
+    @classmethod
+    def of(cls, spec: ActionSpec) -> ActionConfig:
+        """The part of a robot file's contract that a policy keeps: how a chunk is executed is the robot's."""
+        return cls(spec.space, spec.composition, spec.names, spec.horizon, spec.period_s)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ def describe(device: torch.device) -> str:
     return str(device)
 
 
+def usual_dtype(device: torch.device | str) -> str:
+    """What the brains compute in on a device, by its name, where nothing else is asked for."""
+    return "bfloat16" if str(device).startswith("cuda") else "float32"
+
+
 def send(array: np.ndarray, device: torch.device) -> Tensor:
     """An array as a tensor on a device. To a GPU it goes through pinned memory: from other memory the driver
     copies while this thread waits."""

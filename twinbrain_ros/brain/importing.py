@@ -153,7 +153,7 @@ def _config(
         cameras=tuple(CameraInput(n, width, height) for n in cameras),
         left_cameras=cameras,
         state_names=_state_names(source, robot),
-        action=ActionConfig(action.space, action.composition, action.names, horizon, action.period_s),
+        action=dataclasses.replace(ActionConfig.of(robot.action), horizon=horizon),
         expert=_expert(source, weights),
         state_hidden=_rows(weights, "state_encoder.layer1.weight", 1),
         conditioning="action_queries",

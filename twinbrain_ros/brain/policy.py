@@ -19,7 +19,7 @@ from twinbrain_ros.brain.config import (
     CheckpointError,
     TwinBrainConfig,
 )
-from twinbrain_ros.brain.devices import find_device, send
+from twinbrain_ros.brain.devices import find_device, send, usual_dtype
 from twinbrain_ros.brain.engine import Size, TwinEngine, View, view_of
 from twinbrain_ros.brain.fingerprint import checkpoint_name
 from twinbrain_ros.brain.fitting import check_fits
@@ -352,7 +352,7 @@ class TwinBrainPolicy:
         config = TwinBrainConfig.load(directory)
         if views is not None:
             config = config.with_views(views)
-        dtype = dtype or ("bfloat16" if place.type == "cuda" else "float32")
+        dtype = dtype or usual_dtype(place)
         if dtype not in DTYPES:
             raise CheckpointError(f"dtype: found {dtype!r}, expected one of {sorted(DTYPES)}")
         with memory_told(place, "loading"):

@@ -45,7 +45,7 @@ def transfer(
             right brain takes a state and the robot file lists none.
     """
     policy = TwinBrainPolicy.from_pretrained(source)
-    old, action = policy.config, robot.action
+    old = policy.config
     width, height = pixels or (old.cameras[0].width, old.cameras[0].height)
     factor = policy.model.layout.factor
     if width % factor or height % factor:
@@ -63,7 +63,7 @@ def transfer(
         ),
         left_cameras=tuple(cameras[:1]),
         state_names=state_names,
-        action=ActionConfig(action.space, action.composition, action.names, action.horizon, action.period_s),
+        action=ActionConfig.of(robot.action),
         embodiments=(),
         action_statistics=None,
         state_statistics=None,

@@ -96,12 +96,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bench_policy(args: argparse.Namespace) -> int:
+    from twinbrain_ros.brain.devices import usual_dtype
     from twinbrain_ros.evaluation.bench import BenchOptions, bench_policy
 
     if args.graphs and args.device == "cpu":
         raise CommandError("--graphs: there are none on a CPU, expected --device cuda")
     config = configured(args)
-    dtype = args.dtype or ("bfloat16" if args.device.startswith("cuda") else "float32")
+    dtype = args.dtype or usual_dtype(args.device)
     options = BenchOptions(args.device, dtype, args.rounds, args.threads, args.graphs, args.guided)
     facts = {"config": args.config, **bench_policy(config, options)}
     print(format_rows(rows(facts)))

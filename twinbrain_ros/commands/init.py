@@ -129,13 +129,12 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("--pixels, --crop, --words: found with --vlm, expected with --brains")
     recipe, state = _recipe(args, bool(robot.observation.state_names))
     base = load_base(args.vlm)
-    action = robot.action
     config = twin_config(
         base.vlm,
         robot.name,
         tuple(args.camera or known),
         robot.observation.state_names,
-        ActionConfig(action.space, action.composition, action.names, action.horizon, action.period_s),
+        ActionConfig.of(robot.action),
     )
     config = follow(with_vocabulary(config, base), base, recipe, state)
     initialize(args.vlm, base, config, args.out, args.seed)

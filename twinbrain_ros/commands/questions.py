@@ -81,13 +81,14 @@ def run(args: argparse.Namespace) -> int:
     from twinbrain_ros.evaluation.questions import load_questions
 
     file = load_questions(args.file, args.images)
+    from twinbrain_ros.brain.devices import usual_dtype
     from twinbrain_ros.brain.generalist import MAX_TOKENS
     from twinbrain_ros.evaluation.question_results import AnswerLog, compare_with, read_verdicts, table
     from twinbrain_ros.evaluation.question_run import Options, QuestionRun
 
     if args.max_tokens > MAX_TOKENS:
         raise CommandError(f"--max-tokens: found {args.max_tokens}, expected 1 to {MAX_TOKENS}")
-    dtype = args.dtype or ("bfloat16" if args.device.startswith("cuda") else "float32")
+    dtype = args.dtype or usual_dtype(args.device)
     options = Options(
         args.device, dtype, args.vlm, args.limit, args.batch, args.max_tokens, args.pixels, args.suffix
     )

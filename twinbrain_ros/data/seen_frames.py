@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinbrain_ros.data.dataset_findings import DatasetError
+from twinbrain_ros.data.kept import file_stamps, kept_at
 from twinbrain_ros.data.robot_dataset import RobotDataset
 
 _log = logging.getLogger(__name__)
@@ -97,10 +98,8 @@ def open_seen(
         DatasetError: neither place has room.
     """
     name = f"seen-{_digest(dataset, camera, view)}.bin"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    places = [dataset.root / "meta" / f"twinbrain-{name}", cache / "twinbrain" / name]
     failed = []
-    for path in places:
+    for path in kept_at(dataset.root, name):
         try:
             found = SeenFrames(path, len(dataset.states), *size)
         except OSError as error:
@@ -116,7 +115,6 @@ def open_seen(
 
 def _digest(dataset: RobotDataset, camera: str, view: Sequence[object]) -> str:
     digest = hashlib.sha256(repr((_FORMAT, dataset.file.cameras[camera], tuple(view))).encode())
-    for path in (*dataset.tables.all_files(), *dataset.video_files(camera)):
-        stat = path.stat()
-        digest.update(f"{path.relative_to(dataset.root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    files = (*dataset.tables.all_files(), *dataset.video_files(camera))
+    digest.update(file_stamps(dataset.root, files))
     return digest.hexdigest()[:24]

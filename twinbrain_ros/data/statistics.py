@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from twinbrain_ros.brain.config import Normalizer
+from twinbrain_ros.data.kept import file_stamps, kept_at
 from twinbrain_ros.data.robot_dataset import RobotDataset
 from twinbrain_ros.robot.robot_file import STATE_NAMES
 
@@ -239,10 +240,7 @@ def _computed(
 def _cache_paths(dataset: RobotDataset, horizon: int) -> list[Path]:
     """Beside the dataset, and elsewhere."""
     action = dataset.action
-    digest = hashlib.sha256()
-    for path in dataset.tables.all_files():
-        stat = path.stat()
-        digest.update(f"{path.relative_to(dataset.root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    digest = hashlib.sha256(file_stamps(dataset.root, dataset.tables.all_files()))
     digest.update((dataset.root / "meta" / "info.json").read_bytes())
     # The source is only where the mapping was read from.
     mapping = {k: v for k, v in vars(dataset.file).items() if k != "source"}
@@ -251,9 +249,7 @@ def _cache_paths(dataset: RobotDataset, horizon: int) -> list[Path]:
     chosen = (_FORMAT, mapping, action.space, action.composition, horizon, dataset.stride)
     digest.update(repr(chosen).encode())
     digest.update(np.asarray(dataset.train_rows).tobytes())
-    name = f"statistics-{digest.hexdigest()[:24]}.npz"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [dataset.root / "meta" / f"twinbrain-{name}", cache / "twinbrain" / name]
+    return kept_at(dataset.root, f"statistics-{digest.hexdigest()[:24]}.npz")
 
 
 _ARRAYS = ("count", "low", "high", "mean", "std", "quantiles")

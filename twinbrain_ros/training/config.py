@@ -204,14 +204,13 @@ def twin_config(config: TrainConfig, robot: RobotFile, tokenizer: Any) -> TwinBr
     # Whole blocks of 32 rows, as the published vocabularies are padded too.
     rows = -(-len(tokenizer) // 32) * 32
     vlm["text_config"] = {**vlm["text_config"], "vocab_size": rows}
-    action = robot.action
     return TwinBrainConfig(
         vlm=vlm,
         robot=robot.name,
         cameras=model.cameras,
         left_cameras=model.left_cameras,
         state_names=robot.observation.state_names,
-        action=ActionConfig(action.space, action.composition, action.names, action.horizon, action.period_s),
+        action=ActionConfig.of(robot.action),
         expert=dataclasses.replace(model.expert, prefix_trained=config.losses.prefix_steps > 0),
         state_hidden=model.state_hidden,
         interaction_interval=model.interaction_interval,

@@ -116,8 +116,7 @@ def _embodiment(policy: TwinBrainPolicy, source: Source, robot: str) -> Embodime
     """A robot of the data, in the data's units."""
     own, action = policy.config, policy.config.action
     if isinstance(source, MixtureSource):
-        spec = source.actions[robot]
-        action = ActionConfig(spec.space, spec.composition, spec.names, spec.horizon, spec.period_s)
+        action = ActionConfig.of(source.actions[robot])
     actions, states = source.statistics(robot)
     return Embodiment(robot, action, actions, states if own.state_names else None)
 
